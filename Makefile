@@ -1,0 +1,41 @@
+# `make table3` and `make test` do everything from a fresh clone, set-up included.
+# PYTHON: any CPython >= 3.11. PIP_ARGS: further arguments of pip install, for example a CPU-only torch index (see README).
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+SNAKEMAKE := snakemake --cores all
+
+.PHONY: table3 all test lint install report clean
+
+table3: install
+	$(SNAKEMAKE) results/table3.csv
+
+all: install
+	$(SNAKEMAKE)
+
+report: all
+	$(SNAKEMAKE) --report results/report.zip
+
+test: install
+	pytest -m "not gpu and not slurm and not vllm"
+
+lint: install
+	ruff check . && ruff format --check .
+	snakefmt --check Snakefile rules
+	snakemake --lint
+	mypy
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: envs/cpu.txt envs/dev.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Expert Tail needs Python 3.11 or newer; set PYTHON=…" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -r envs/cpu.txt -r envs/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+clean:
+	rm -rf artifacts/samples artifacts/evaluations artifacts/logprobs artifacts/selections artifacts/rlvr artifacts/tasks results

@@ -1,0 +1,37 @@
+# Expert Tail: where should test-time compute go? `snakemake --cores all results/table3.csv`
+# config.yaml is the embedded default; --configfile and --config override its keys, --directory runs elsewhere.
+
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.6")
+
+
+configfile: Path(workflow.basedir) / "config.yaml"
+
+
+report: "report/workflow.rst"
+
+
+include: "rules/common.smk"
+include: "rules/tasks.smk"
+include: "rules/policy.smk"
+include: "rules/rlvr.smk"
+include: "rules/samples.smk"
+include: "rules/evaluations.smk"
+include: "rules/selections.smk"
+include: "rules/results.smk"
+
+
+localrules:
+    all,
+    tasks,
+    record_config,
+
+
+rule all:
+    default_target: True
+    input:
+        rules.aggregate.output,
+        rules.record_config.output,

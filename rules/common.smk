@@ -1,0 +1,38 @@
+# Requires: the loaded `config`. Gives: CONFIG (checked), flags() and digest() for params, names of subsets and seeds.
+
+from snakemake.exceptions import WorkflowError
+
+from expert_tail.code_digest import code_digest as digest
+from expert_tail.config import parse_config
+from expert_tail.errors import UserError
+
+try:
+    CONFIG = parse_config(config)
+except UserError as error:
+    raise WorkflowError(f"configuration: {error}") from None
+
+TASKS = f"artifacts/tasks/{CONFIG.suite}.parquet"
+POLICY = f"artifacts/policy/{CONFIG.policy.name}"
+CHECKPOINT = f"artifacts/rlvr/checkpoints/step={CONFIG.rlvr.checkpoints[-1]}"
+CHECKPOINT_FILES = ["adapter_config.json", "adapter_model.safetensors"]
+
+
+wildcard_constraints:
+    subset="[^/]+",
+    seed=r"\d+",
+
+
+def flags(section, part=None):
+    """Canonical command-line flags of a config section, or of the `part` of it that a stage reads."""
+    settings = getattr(CONFIG, section)
+    return (settings.narrowed(part) if part else settings).flags(section)
+
+
+def every(kind):
+    """The artifacts of a kind for all subsets and seeds of the configuration."""
+    return expand(
+        "artifacts/{kind}/{subset}/seed={seed}.parquet",
+        kind=kind,
+        subset=CONFIG.sampling.subsets,
+        seed=CONFIG.sampling.seeds,
+    )

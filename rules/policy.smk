@@ -1,0 +1,20 @@
+# Requires: `policy.source`. Gives: the policy as a Hugging Face folder; provenance.json is written last.
+
+from expert_tail.policy.settings import FetchSettings
+
+
+rule fetch_policy:
+    output:
+        f"{POLICY}/provenance.json",
+    log:
+        "artifacts/logs/fetch_policy.log",
+    benchmark:
+        "artifacts/benchmarks/fetch_policy.tsv"
+    params:
+        code=digest("fetch_policy"),
+        policy=flags("policy", FetchSettings),
+    resources:
+        mem_mb=3000,
+        runtime=30,
+    shell:
+        "expert-tail --log {log} fetch_policy --output {output} {params.policy}"

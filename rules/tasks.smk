@@ -1,0 +1,15 @@
+# Requires: `tasks` of the configuration. Gives: the suite as a table, with the split.
+
+
+rule tasks:
+    output:
+        TASKS,
+    log:
+        "artifacts/logs/tasks.log",
+    benchmark:
+        "artifacts/benchmarks/tasks.tsv"
+    params:
+        code=digest("tasks"),
+        tasks=flags("tasks"),
+    shell:
+        "expert-tail --log {log} tasks --output {output} {params.tasks}"

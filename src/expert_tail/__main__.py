@@ -1,0 +1,5 @@
+import sys
+
+from expert_tail.cli import main
+
+sys.exit(main())

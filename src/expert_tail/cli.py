@@ -1,0 +1,271 @@
+"""The command line: one subcommand a rule, flags named like the keys of config.yaml, and `evaluate` for a single file.
+
+Stages are described here and imported when they run, so that `--help` and the Snakefile start without torch.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from expert_tail import __version__
+from expert_tail.errors import UserError
+from expert_tail.progress import log, log_quietly, log_to
+from expert_tail.settings import Settings
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A subcommand that calls `expert_tail.{name}.stage.run` with these arguments, by name.
+
+    `sections` maps a parameter to (config section, "module:class" of its settings); `paths` are required files or
+    folders, `optional` ones may be left out, `lists` take one or more.
+    """
+
+    name: str
+    help: str
+    sections: dict[str, tuple[str, str]] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict)
+    optional: dict[str, str] = field(default_factory=dict)
+    lists: dict[str, str] = field(default_factory=dict)
+    values: dict[str, tuple[type, str]] = field(default_factory=dict)
+
+
+_POLICY = {
+    "prompt": ("prompt", "expert_tail.policy.settings:PromptSettings"),
+    "runtime": ("policy", "expert_tail.policy.settings:RuntimeSettings"),
+}
+_EVALUATOR = {"evaluator": ("evaluator", "expert_tail.evaluator.settings:EvaluatorSettings")}
+_TASKS = {"tasks": "the tasks artifact"}
+_READS_POLICY = {**_TASKS, "policy": "the policy's folder"}
+_ADAPTER = {"adapter": "the checkpoint's folder; left out: the policy itself"}
+
+STAGES = (
+    Stage(
+        "fetch_policy",
+        "download a policy and save it as a Hugging Face folder of safetensors; writes provenance.json last",
+        sections={"settings": ("policy", "expert_tail.policy.settings:FetchSettings")},
+        paths={"output": "provenance.json in the folder to make"},
+    ),
+    Stage(
+        "rlvr_train",
+        "train a LoRA adapter on the training tasks; resumes after its last finished step",
+        sections={
+            "rlvr": ("rlvr", "expert_tail.rlvr_train.settings:RlvrSettings"),
+            "lora": ("lora", "expert_tail.policy.settings:LoraSettings"),
+            **_POLICY,
+            **_EVALUATOR,
+        },
+        paths={
+            **_READS_POLICY,
+            "state": "folder for finished steps",
+            "checkpoints": "folder for adapters step=N",
+            "output": "rollouts to write (Parquet)",
+        },
+    ),
+    Stage(
+        "sample_k64",
+        "draw K samples of every task of a subset",
+        sections={"sampling": ("sampling", "expert_tail.sample_k64.settings:SampleSettings"), **_POLICY},
+        paths={**_READS_POLICY, "output": "samples to write (Parquet)"},
+        optional=_ADAPTER,
+        values={"subset": (str, "subset of the tasks"), "seed": (int, "of all random draws")},
+    ),
+    Stage(
+        "compile_and_time",
+        "evaluate every sample: verdict and paired timing, each distinct candidate once",
+        sections=_EVALUATOR,
+        paths={**_TASKS, "samples": "samples to read", "output": "evaluations to write (Parquet)"},
+    ),
+    Stage(
+        "score_logprobs",
+        "surprisal of every sample at temperature 1 under a checkpoint",
+        sections=_POLICY,
+        paths={**_READS_POLICY, "samples": "samples to read", "output": "logprobs to write (Parquet)"},
+        optional=_ADAPTER,
+    ),
+    Stage(
+        "select",
+        "what each strategy picks among the samples of each task",
+        sections={"settings": ("select", "expert_tail.select.settings:SelectSettings")},
+        paths={
+            **_TASKS,
+            "evaluations": "evaluations to read",
+            "logprobs": "logprobs to read",
+            "output": "selections to write",
+        },
+        values={"subset": (str, "subset of the tasks")},
+    ),
+    Stage(
+        "aggregate",
+        "tables and figures",
+        sections={"settings": ("aggregate", "expert_tail.aggregate.settings:AggregateSettings")},
+        paths={**_TASKS, "rollouts": "training rollouts to read", "output": "folder for tables and figures"},
+        lists={
+            "samples": "samples to read, …/SUBSET/seed=N.parquet",
+            "evaluations": "their evaluations",
+            "logprobs": "their log-probs",
+            "selections": "their selections",
+        },
+    ),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 when it did what was asked, 1 on a failure the user can act on, 2 on bad arguments."""
+    given = _parser().parse_args(arguments)
+    if given.log:
+        log_to(given.log)
+    try:
+        given.run(given)
+    except UserError as error:
+        log(f"expert-tail {given.command}: {error}")
+        return 2 if error.is_usage else 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception:
+        log_quietly(traceback.format_exc())
+        raise
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="expert-tail", description=__doc__.partition("\n")[0])
+    parser.add_argument("--version", action="version", version=f"expert-tail {__version__}")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="keep messages and plain progress in FILE too")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for stage in STAGES:
+        command = commands.add_parser(stage.name, help=stage.help, description=stage.help)
+        for name, text in stage.paths.items():
+            command.add_argument(f"--{name}", type=Path, required=True, help=text)
+        for name, text in stage.optional.items():
+            command.add_argument(f"--{name}", type=Path, help=text)
+        for name, text in stage.lists.items():
+            command.add_argument(f"--{name}", type=Path, nargs="+", required=True, help=text)
+        for name, (kind, text) in stage.values.items():
+            command.add_argument(f"--{name}", type=kind, required=True, help=text)
+        for section, place in stage.sections.values():
+            _class(place).add_flags(command, section)
+        command.set_defaults(run=_run_stage, stage=stage)
+    _add_tasks(commands)
+    _add_evaluate(commands)
+    _add_cache(commands)
+    return parser
+
+
+def _run_stage(given: argparse.Namespace) -> None:
+    stage: Stage = given.stage
+    arguments: dict[str, Any] = {
+        parameter: _class(place).from_arguments(given, section)
+        for parameter, (section, place) in stage.sections.items()
+    }
+    for name in (*stage.paths, *stage.optional, *stage.lists, *stage.values):
+        arguments[name] = getattr(given, name)
+    importlib.import_module(f"expert_tail.{stage.name}.stage").run(**arguments)
+
+
+def _class(place: str) -> type[Settings]:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _add_tasks(commands: Any) -> None:
+    text = "list a suite, show a task's reference, or write the tasks artifact"
+    command = commands.add_parser("tasks", help=text, description=text)
+    command.add_argument("--suite", help="level1, a KernelBench folder or a Parquet file (short for --tasks.source)")
+    command.add_argument("--scale", choices=("cpu", "gpu"), help="short for --tasks.scale")
+    command.add_argument("--json", action="store_true", help="list as JSON")
+    command.add_argument("--show", type=int, metavar="ID", help="print the reference source of a task")
+    command.add_argument("--output", type=Path, help="write the tasks artifact (Parquet) instead of listing")
+    _class("expert_tail.tasks.settings:TaskSettings").add_flags(command, "tasks")
+    command.set_defaults(run=_tasks)
+
+
+def _tasks(given: argparse.Namespace) -> None:
+    from expert_tail.tasks import load_suite
+    from expert_tail.tasks.settings import TaskSettings
+    from expert_tail.tasks.stage import run
+
+    settings = TaskSettings.from_arguments(given, "tasks")
+    settings = settings.model_copy(update={k: v for k, v in {"source": given.suite, "scale": given.scale}.items() if v})
+    if given.output:
+        run(settings, given.output)
+        return
+    suite = load_suite(settings.source, settings.scale)
+    if given.show is not None:
+        found = [task for task in suite if task.task_id == given.show]
+        if not found:
+            raise UserError(f"suite {settings.source} has no task {given.show}; `expert-tail tasks` lists them")
+        print(found[0].reference_source, end="")
+    elif given.json:
+        columns = ("task_id", "name", "level", "source_sha256")
+        print(json.dumps([{column: getattr(task, column) for column in columns} for task in suite], indent=1))
+    else:
+        for task in suite:
+            print(f"{task.task_id:6d}  {task.name}")
+
+
+def _add_evaluate(commands: Any) -> None:
+    text = "evaluate one candidate file: verdict and timing as one JSON object"
+    command = commands.add_parser("evaluate", help=text, description=text)
+    command.add_argument("--task", type=int, required=True, metavar="ID")
+    command.add_argument("--candidate", type=Path, required=True, metavar="FILE", help="what a policy would write")
+    command.add_argument(
+        "--action", choices=("forward_body", "module"), default="module", help="what FILE holds (default: module)"
+    )
+    command.add_argument("--suite", default="level1", help="level1 (default), a KernelBench folder or a Parquet file")
+    command.add_argument("--scale", choices=("cpu", "gpu"), help="sizes of the built-in suite (default: the device's)")
+    command.add_argument("--device", choices=("auto", "cpu"), default="auto", help="short for --evaluator.device")
+    command.add_argument(
+        "--protocol", choices=("paired", "paper"), default="paired", help="short for --evaluator.protocol"
+    )
+    command.add_argument("--no-cache", action="store_true", help="measure again even if it was measured before")
+    command.add_argument("--json", action="store_true", help="print JSON on one line")
+    _class("expert_tail.evaluator.settings:EvaluatorSettings").add_flags(command, "evaluator")
+    command.set_defaults(run=_evaluate)
+
+
+def _evaluate(given: argparse.Namespace) -> None:
+    from expert_tail.compile_and_time.single import evaluate_file
+
+    setattr(given, "evaluator.device", getattr(given, "evaluator.device", given.device))
+    setattr(given, "evaluator.protocol", getattr(given, "evaluator.protocol", given.protocol))
+    settings = _class("expert_tail.evaluator.settings:EvaluatorSettings").from_arguments(given, "evaluator")
+    row = evaluate_file(
+        given.candidate, given.task, given.action, given.suite, given.scale, settings, use_cache=not given.no_cache
+    )
+    print(json.dumps(row, indent=None if given.json else 1))
+
+
+def _add_cache(commands: Any) -> None:
+    text = "show the evaluation cache, or remove entries from it"
+    command = commands.add_parser("cache", help=text, description=text)
+    command.add_argument("--json", action="store_true", help="print JSON on one line")
+    command.add_argument(
+        "--prune-other", action="store_true", help="remove what another evaluator, protocol or machine measured"
+    )
+    command.add_argument("--prune-status", metavar="STATUS", help="remove entries of one status, for example timeout")
+    command.set_defaults(run=_cache)
+
+
+def _cache(given: argparse.Namespace) -> None:
+    from expert_tail.evaluator.cache import Cache, cache_folder
+
+    cache = Cache(cache_folder())
+    print(
+        json.dumps(
+            cache.summary(prune_other=given.prune_other, prune_status=given.prune_status),
+            indent=None if given.json else 1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""The evaluator: candidates in, verdicts and timings out; each distinct candidate measured once, ever."""
+
+import contextlib
+import hashlib
+import os
+import random
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from expert_tail.code_digest import code_digest
+from expert_tail.evaluator.bench import Bench, Output, Tensor, check, limits, run
+from expert_tail.evaluator.cache import Cache, cache_folder, key
+from expert_tail.evaluator.correctness import Expected
+from expert_tail.evaluator.evaluation import Evaluation
+from expert_tail.evaluator.hardware import hardware
+from expert_tail.evaluator.process import ForkServer, Worker, WorkerFailure
+from expert_tail.evaluator.settings import EvaluatorSettings
+from expert_tail.evaluator.timing import Speedup, paired_speedup
+from expert_tail.progress import log
+from expert_tail.tasks import Task
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A complete module that defines `ModelNew`, for a task."""
+
+    task: Task
+    source: str
+
+
+class Evaluator:
+    """Evaluates candidates in isolated processes. A context manager: workers start on entry and end on exit."""
+
+    def __init__(self, settings: EvaluatorSettings, cache: Path | None = None) -> None:
+        self.settings = settings
+        self.device = "cpu"
+        self.hardware = hardware(self.device)
+        self.digest = hashlib.sha256(
+            f"{code_digest('evaluator', without=['tasks'])} {settings.flags('evaluator')}".encode()
+        ).hexdigest()[:16]
+        self.cache = Cache(cache or cache_folder())
+        self.core = max(os.sched_getaffinity(0))  # the last one: interrupts prefer the first
+
+    def __enter__(self) -> "Evaluator":
+        self._stack = contextlib.ExitStack()
+        self._server = self._stack.enter_context(ForkServer())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def evaluate(
+        self, candidates: Sequence[Candidate], advance: Callable[[int], None] = lambda done: None
+    ) -> list[Evaluation]:
+        """Evaluate in the given order of results; `advance(n)` is called as n more candidates are settled.
+
+        A candidate that was ever measured (same source, task, evaluator, protocol and hardware) comes from the cache.
+        Each new result is in the cache before the next candidate is started. Nothing a candidate does raises here.
+        """
+        wanted: dict[str, list[int]] = defaultdict(list)
+        for index, candidate in enumerate(candidates):
+            wanted[self._key(candidate)].append(index)
+        results: dict[str, Evaluation] = {}
+        waiting: dict[Task, list[str]] = defaultdict(list)
+        for name, indices in wanted.items():
+            if found := self.cache.get(name):
+                results[name] = Evaluation.from_json(found)
+                advance(len(indices))
+            else:
+                waiting[candidates[indices[0]].task].append(name)
+        if waiting:
+            with _alone(self.device), self._elsewhere():
+                for task, names in waiting.items():
+                    for name, evaluation in self._evaluate_task(
+                        task, {n: candidates[wanted[n][0]].source for n in names}
+                    ):
+                        self.cache.put(name, evaluation.to_json())
+                        results[name] = evaluation
+                        advance(len(wanted[name]))
+        return [results[self._key(candidate)] for candidate in candidates]
+
+    def _key(self, candidate: Candidate) -> str:
+        return key(
+            candidate=hashlib.sha256(candidate.source.encode("utf-8", "surrogatepass")).hexdigest(),
+            task=candidate.task.source_sha256,
+            evaluator=self.digest,
+            hardware=self.hardware,
+        )
+
+    def _evaluate_task(self, task: Task, sources: dict[str, str]) -> Iterator[tuple[str, Evaluation]]:
+        try:
+            bench = Bench(self._server, task, self.settings, self.core)
+        except WorkerFailure as failure:
+            error = f"the reference of task {task.task_id} ({task.name}) fails itself: {failure.error}"
+            log(f"{error}; correct the task's source")
+            for name in sources:
+                yield name, self._verdict(failure.status, reason="reference_failed", error=error)
+            return
+        try:
+            for name, source in sources.items():
+                yield name, self._evaluate_one(bench, source)
+        finally:
+            bench.close()
+
+    def _evaluate_one(self, bench: Bench, source: str) -> Evaluation:
+        worker = self._server.start(limits(self.settings, self.core))
+        try:
+            self._prepare(worker, bench, source)
+            speedup = (self._paired if self.settings.protocol == "paired" else self._paper)(worker, bench)
+            return self._verdict(
+                "correct",
+                speedup=speedup.median,
+                speedup_low=speedup.low,
+                speedup_high=speedup.high,
+                kernel_ms=speedup.kernel_ms,
+                baseline_ms=speedup.baseline_ms,
+                trials=speedup.trials,
+            )
+        except WorkerFailure as failure:
+            return self._verdict(failure.status, reason=failure.reason, error=failure.error)
+        finally:
+            worker.close()
+
+    def _verdict(self, status: str, **columns: str | float | None) -> Evaluation:
+        return Evaluation(status, self.digest, self.hardware, **columns)  # type: ignore[arg-type]
+
+    def _prepare(self, worker: Worker, bench: Bench, source: str) -> None:
+        """Load, construct and check a candidate; afterwards it is warm and has been right on every case."""
+        path = worker.scratch / "candidate.py"
+        path.write_text(source, errors="replace")
+        timeout_s = self.settings.timeout_s
+        worker.call({"do": "load", "path": str(path)}, "loaded", timeout_s)
+        construct = {"do": "construct", "name": "ModelNew", "blob": str(bench.blob), "seed": bench.seed}
+        worker.call(construct, "parameters", timeout_s)
+        self._addresses = worker.call({"do": "allocate", "specs": bench.specs}, "addresses", timeout_s)
+        for case in bench.cases:
+            _, outputs = run(worker, self._addresses, case.inputs, timeout_s)
+            check(outputs, case.expected)
+
+    def _paired(self, worker: Worker, bench: Bench) -> Speedup:
+        """Baseline and candidate in turn, in random order, on fresh inputs; until the interval is tight."""
+        settings, start = self.settings, time.monotonic()
+        seconds: dict[Worker, list[float]] = {bench.worker: [], worker: []}
+        addresses = {bench.worker: bench.addresses, worker: self._addresses}
+        errors = [output.exact.reference_error for output in bench.cases[0].expected]
+        for pair in range(settings.max_pairs):
+            inputs = bench.inputs(settings.correctness_trials + pair)
+            outputs: dict[Worker, list[Tensor]] = {}
+            for arm in random.sample([bench.worker, worker], 2):
+                elapsed, outputs[arm] = run(arm, addresses[arm], inputs, settings.timeout_s)
+                seconds[arm].append(elapsed)
+            # What a timed call must return: the baseline's own output, within the errors of both arms.
+            baseline = zip(outputs[bench.worker], errors, strict=True)
+            check(outputs[worker], [Output(tensor, Expected(tensor.values(), 2 * error)) for tensor, error in baseline])
+            if pair + 1 >= settings.min_pairs:
+                speedup = paired_speedup(seconds[bench.worker], seconds[worker])
+                if speedup.is_tight(settings.precision) or time.monotonic() - start > settings.timing_budget_s:
+                    break
+        return paired_speedup(seconds[bench.worker], seconds[worker])
+
+    def _paper(self, worker: Worker, bench: Bench) -> Speedup:
+        """The published protocol: a few unpaired trials on one input, and the ratio of means, which has no interval."""
+        inputs, n = bench.inputs(0), self.settings.paper_trials
+        means = []
+        for arm, addresses in ((bench.worker, bench.addresses), (worker, self._addresses)):
+            means.append(sum(run(arm, addresses, inputs, self.settings.timeout_s)[0] for _ in range(n)) / n)
+        return Speedup(means[0] / means[1], None, None, 1e3 * means[1], 1e3 * means[0], n)
+
+    @contextlib.contextmanager
+    def _elsewhere(self) -> Iterator[None]:
+        """Keep this thread off the core that workers are timed on."""
+        before = os.sched_getaffinity(0)
+        if len(before) > 1:
+            os.sched_setaffinity(0, before - {self.core})
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
+def _alone(device: str) -> Iterator[None]:
+    """One process at a time measures on a device of this machine."""
+    lock = FileLock(Path(tempfile.gettempdir()) / f"expert-tail-{os.getuid()}-{device}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log(f"waiting for another evaluation on this machine's {device}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

