@@ -66,7 +66,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.policy)
-    model = AutoModelForCausalLM.from_pretrained(arguments.policy, dtype=getattr(torch, arguments.dtype))
+    model: Any = AutoModelForCausalLM.from_pretrained(arguments.policy, dtype=getattr(torch, arguments.dtype))
     model = model.to(arguments.device).eval()
     ids, stop = prompt_ids(tokenizer, arguments.prompt), tokenizer.eos_token_id
 

@@ -1,5 +1,6 @@
 """The aggregate stage on synthetic artifacts: values of every table, figures, and inputs that do not fit together."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ Row = dict[str, Any]
 Verdict = tuple[str, float, float, float]  # status, speedup, speedup_low, nll
 
 SETTINGS = AggregateSettings(bootstrap=200)
+NAMES = {4: "Matvec", 5: "Scalar", 12: "Diag", 14: "Triu", 15: "Tril", 18: "Transposed"}
 FILES = ["figure3.png", "figure3.svg", "figure4.png", "figure4.svg"]
 FILES += [f"table{i}.csv" for i in (1, 2, 3, 5, 8)]
 
@@ -40,14 +42,15 @@ class World:
         self.tasks = folder / "tasks" / "level1.parquet"
         self.rollouts = folder / "rlvr" / "rollouts.parquet"
         self.output = folder / "results"
-        names = [(4, "Matvec"), (5, "Scalar"), (12, "Diag"), (14, "Triu"), (15, "Tril"), (18, "Transposed")]
-        rows = [blank("tasks", task_id=i, name=name, level=1) for i, name in names]
-        artifacts.write(self.tasks, "tasks", rows)
+        self.split: dict[int, str] = {}
 
     def path(self, kind: str, subset: str, seed: int) -> Path:
         return self.folder / kind / subset / f"seed={seed}.parquet"
 
     def add(self, subset: str, seed: int, verdicts: dict[int, list[Verdict]]) -> None:
+        self.split |= dict.fromkeys(verdicts, subset)
+        rows = [blank("tasks", task_id=i, name=NAMES[i], level=1, split=split) for i, split in self.split.items()]
+        artifacts.write(self.tasks, "tasks", rows)
         samples, evaluations, logprobs = [], [], []
         for task, of_task in verdicts.items():
             for i, (status, speedup, low, nll) in enumerate(of_task):
@@ -61,7 +64,7 @@ class World:
         for kind, rows in (("samples", samples), ("evaluations", evaluations), ("logprobs", logprobs)):
             artifacts.write(self.path(kind, subset, seed), kind, rows)
         paths = [self.path(kind, subset, seed) for kind in ("evaluations", "logprobs", "selections")]
-        select_stage.run(SelectSettings(), *paths[:2], list(verdicts), paths[2])
+        select_stage.run(SelectSettings(), *paths[:2], self.tasks, subset, paths[2])
         self.cells.append((subset, seed))
 
     def train(
@@ -81,9 +84,7 @@ class World:
                         "entropy": 0.25 * step,
                     }
                     rows.append(blank("rollouts", **named, **timing, **outcome))
-        artifacts.write(self.rollouts, "rollouts", rows)
-        for step in checkpoints:
-            (self.rollouts.parent / "checkpoints" / f"step={step}").mkdir(parents=True)
+        artifacts.write(self.rollouts, "rollouts", rows, settings=json.dumps({"checkpoints": checkpoints}))
 
     def run(self, settings: AggregateSettings = SETTINGS, output: Path | None = None) -> Path:
         kinds = ("samples", "evaluations", "logprobs", "selections")
@@ -120,12 +121,12 @@ TWO_42 = {18: [correct(1.5, 2.0), wrong()]}
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Two subsets, of two seeds and of one; training of three steps, one of them kept."""
+    """Two subsets, of two seeds and of one; training of three steps, the first and the last kept."""
     world = World(tmp_path_factory.mktemp("world"))
     world.add("one", 42, ONE_42)
     world.add("one", 43, ONE_43)
     world.add("two", 42, TWO_42)
-    world.train({0: [0, 0, 1, 0], 1: [2, 0, 1, 4], 2: [4, 4, 4, 4]}, checkpoints=(2,))
+    world.train({0: [0, 0, 1, 0], 1: [2, 0, 1, 4], 2: [4, 4, 4, 4]}, checkpoints=(1, 3))
     world.run()
     return world
 
@@ -187,7 +188,7 @@ def test_table2_by_hand(world: World) -> None:
         assert row["fast_1"] == pytest.approx(values.mean(), rel=1e-4)
         assert row["fast_1_std"] == pytest.approx(values.mean(axis=0).std(ddof=1), rel=1e-4, abs=1e-12)
         assert row["fast_1_low"] <= row["fast_1"] <= row["fast_1_high"]
-        assert row["fast_1_confident"] <= row["fast_1"]
+        assert all(row[f"fast_1_confident{end}"] <= row[f"fast_1{end}"] for end in ("", "_low", "_high"))
     assert only(table, subset="one", k=4)["fast_1_confident"] == pytest.approx((1 + 1 + 1 + 0) / 6)
     # Best of two of 0.5, 4, 2, 0: 4 in three pairs of six, 2 in two, 0.5 in one.
     task_4, task_12 = (3 * 4 + 2 * 2 + 0.5) / 6, (3 * 3 + 3 * 1) / 6
@@ -227,7 +228,7 @@ def test_table3_means_are_table1s(world: World) -> None:
 def test_table5_by_hand(world: World) -> None:
     table = world.table(5)
     assert table["step"].to_list() == [0, 1, 2]
-    assert table["checkpoint"].to_list() == [False, False, True]
+    assert table["checkpoint"].to_list() == [1, None, 3]
     assert table["correct"].to_list() == [1 / 16, 7 / 16, 1]
     assert table["fast_1"].to_list() == [1 / 16, 3 / 16, 4 / 16]
     assert table["fast_1_confident"].to_list() == [1 / 16, 3 / 16, 4 / 16]

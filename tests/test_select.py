@@ -1,5 +1,6 @@
 """Selection strategies by hand and by property; the stage on artifacts, damaged ones included."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,16 +125,22 @@ class Case:
 
     def __init__(self, folder: Path) -> None:
         self.evaluations, self.logprobs = folder / "evaluations.parquet", folder / "logprobs.parquet"
-        self.output = folder / "selections" / "one" / "seed=42.parquet"
+        self.tasks, self.output = folder / "tasks.parquet", folder / "selections" / "one" / "seed=42.parquet"
         self.verdicts = [evaluation(4, i, speedup=1.0 + i) for i in range(3)]
         self.verdicts += [evaluation(5, i, "compile_error", 0.0) for i in range(3)]
         self.scores = [score(task, i, nll=3.0 - i) for task in (4, 5) for i in range(3)]
 
-    def run(self, tasks: list[int] | None = None, **settings: Any) -> pl.DataFrame:
+    def run(self, tasks: Sequence[int] = (4, 5), **settings: Any) -> pl.DataFrame:
+        blank: Row = dict.fromkeys(artifacts.SCHEMAS["tasks"].names)
+        rows = [blank | {"task_id": task, "split": "one" if task in tasks else "train"} for task in {4, 5, *tasks}]
+        artifacts.write(self.tasks, "tasks", rows)
         artifacts.write(self.evaluations, "evaluations", self.verdicts)
         artifacts.write(self.logprobs, "logprobs", self.scores)
-        stage.run(SelectSettings(**settings), self.evaluations, self.logprobs, tasks or [4, 5], self.output)
+        self.select(SelectSettings(**settings))
         return pl.DataFrame(artifacts.read(self.output, "selections"))
+
+    def select(self, settings: SelectSettings) -> None:
+        stage.run(settings, self.evaluations, self.logprobs, self.tasks, "one", self.output)
 
 
 @pytest.fixture
@@ -158,7 +165,7 @@ def test_stage_output_does_not_depend_on_the_order_of_rows(case: Case) -> None:
     assert_frame_equal(case.run(), found)
 
 
-def test_stage_keeps_to_the_given_tasks_and_strategies(case: Case) -> None:
+def test_stage_keeps_to_the_tasks_of_the_subset_and_to_the_strategies(case: Case) -> None:
     found = case.run(tasks=[4], strategies=["random-correct"])
     assert found.select("task_id", "strategy").rows() == [(4, "random-correct")]
 
@@ -191,7 +198,7 @@ def test_truncated_parquet_names_the_file(case: Case) -> None:
     case.run()
     case.logprobs.write_bytes(case.logprobs.read_bytes()[:-20])
     with pytest.raises(ArtifactError, match=r"logprobs\.parquet is not a readable Parquet file"):
-        stage.run(SelectSettings(), case.evaluations, case.logprobs, [4], case.output)
+        case.select(SelectSettings())
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,17 @@ def test_resampled_counts_have_the_moments_of_resampled_samples() -> None:
     assert first.var() == pytest.approx(10 * 0.3 * 0.7, rel=0.05)
     assert (c_draws[..., 1][n_draws[..., 0] == 10] == 0).all()
     assert (c_draws[..., 0][n_draws[..., 0] == 20] == 20).all()
+    assert (c_draws[..., 1] <= c_draws[..., 0]).all()
+
+
+def test_nested_counts_have_the_moments_of_resampled_samples() -> None:
+    _, draws = statistics.resample_counts(np.array([[10]]), np.array([[[6, 3]]]), 40_000, rng())
+    fast, confident = draws[:, 0, 0].T
+    assert confident.mean() == pytest.approx(3, abs=0.05)
+    assert confident.var() == pytest.approx(10 * 0.3 * 0.7, rel=0.05)
+    # Multinomial: Cov(fast, confident) = n (p_both − p_fast p_confident).
+    assert np.cov(fast, confident)[0, 1] == pytest.approx(10 * (0.3 - 0.6 * 0.3), rel=0.05)
+    assert (confident <= fast).all()
 
 
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=50), st.floats(-10, 10))

@@ -80,7 +80,13 @@ def _scaling_panel(axis: Axes, table: pl.DataFrame) -> None:
         axis.fill_between(k, low, high, color=BLUE, alpha=0.14, linewidth=0)
         axis.plot(k, confident, color=VERMILLION, alpha=0.8, linewidth=0.9, linestyle=DOTS)
     axis.plot(k, table["fast_1"], "o-", color=BLUE, markersize=5.5, linewidth=2.2, clip_on=False, zorder=3)
-    over = {"markersize": 3.2, "markerfacecolor": "white", "linewidth": 1.2, "clip_on": False, "zorder": 4}
+    over: dict[str, Any] = {
+        "markersize": 3.2,
+        "markerfacecolor": "white",
+        "linewidth": 1.2,
+        "clip_on": False,
+        "zorder": 4,
+    }
     axis.plot(k, table["fast_1_confident"], "o", linestyle=(0, (4, 2)), color=VERMILLION, **over)
     axis.set_xscale("log", base=2)
     axis.set_xlim(k[0] / 1.12, k[-1] * 1.12)
@@ -98,8 +104,8 @@ def _label_lines(axis: Axes, table: pl.DataFrame, confidence: float) -> None:
     labels = (f"fast_1\n(band: {interval})", f"confident fast_1\n(dots: {interval})")
     heights = _apart(table["fast_1"][-1], table["fast_1_confident"][-1], gap=0.15)
     for label, height, colour in zip(labels, heights, (BLUE, VERMILLION), strict=True):
-        where = {"xycoords": ("axes fraction", "data"), "xytext": (3, 0), "textcoords": "offset points"}
-        style = {"va": "center", "fontsize": 8, "linespacing": 1.05, "annotation_clip": False}
+        where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (3, 0), "textcoords": "offset points"}
+        style: dict[str, Any] = {"va": "center", "fontsize": 8, "linespacing": 1.05, "annotation_clip": False}
         axis.annotate(label, (1, height), color=colour, **where, **style)
 
 
@@ -109,7 +115,7 @@ def strategies(table: pl.DataFrame, confidence: float) -> Figure:
     heights = [0.4 * table.filter(pl.col("subset") == subset).height + 0.55 for subset in subsets]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, sum(heights) + 0.6), layout="constrained")
-        ratios = {"height_ratios": heights, "width_ratios": [1.25, 1]}
+        ratios: dict[str, Any] = {"height_ratios": heights, "width_ratios": [1.25, 1]}
         axes = figure.subplots(len(subsets), 2, squeeze=False, sharex="col", gridspec_kw=ratios)
         for (left, right), subset in zip(axes, subsets, strict=True):
             of_subset = table.filter(pl.col("subset") == subset)
@@ -160,13 +166,23 @@ def _point(axis: Axes, row: dict[str, Any], metric: str, y: float, colour: str, 
     """A dot at the estimate on the line of its interval; what lies below `floor` (0 on a log axis) is cut there."""
     ends = [max(row[f"{metric}_low"], floor), row[f"{metric}_high"]]
     axis.plot(ends, [y, y], color=colour, linewidth=1.5, alpha=0.5, solid_capstyle="butt")
-    dot = {"markerfacecolor": face, "markeredgewidth": 1.3, "markersize": 6, "clip_on": False, "zorder": 4}
+    dot: dict[str, Any] = {
+        "markerfacecolor": face,
+        "markeredgewidth": 1.3,
+        "markersize": 6,
+        "clip_on": False,
+        "zorder": 4,
+    }
     axis.plot([row[metric]], [y], "o", color=colour, **dot)
 
 
 def _value(axis: Axes, text: str, y: float, colour: str, offset: float) -> None:
     """The number itself, in a column right of the axis, `offset` points wide."""
-    where = {"xycoords": ("axes fraction", "data"), "xytext": (offset, 0), "textcoords": "offset points"}
+    where: dict[str, Any] = {
+        "xycoords": ("axes fraction", "data"),
+        "xytext": (offset, 0),
+        "textcoords": "offset points",
+    }
     axis.annotate(
         text, (1, y), color=colour, ha="right", va="center_baseline", fontsize=8, annotation_clip=False, **where
     )
@@ -204,7 +220,7 @@ def _short(value: float) -> str:
 
 
 def _apart(first: float, second: float, gap: float) -> tuple[float, float]:
-    """Heights of two labels at least `gap` apart, within 0..1 and in the order of the values (the first above in a tie)."""
+    """Heights of two labels at least `gap` apart, within 0..1; the higher value (in a tie the first) is above."""
     if abs(first - second) >= gap:
         return first, second
     centre = min(max((first + second) / 2, gap), 1 - gap)

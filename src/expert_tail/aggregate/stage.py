@@ -1,10 +1,12 @@
 """The aggregate stage: checks that artifacts fit together, then writes the tables and figures of the results folder."""
 
+import json
 import re
 from pathlib import Path
 
 import polars as pl
 
+from expert_tail import artifacts
 from expert_tail.aggregate import figures, tables
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.artifacts import ArtifactError, replacing
@@ -32,9 +34,9 @@ def run(
 ) -> None:
     """Write the tables and figures to the folder `output`, each file whole or not at all.
 
-    The four lists hold one file per subset and seed, at `.../{subset}/seed={seed}.parquet`. Checkpoints of training
-    are those that lie beside the rollouts, at `checkpoints/step={n}`. Raises `ArtifactError` with the file and the
-    key where artifacts are damaged or do not fit together, `UserError` where a file is missing from a list.
+    The four lists hold one file per subset and seed, at `.../{subset}/seed={seed}.parquet`. Raises `ArtifactError`
+    with the file and the key where artifacts are damaged or do not fit together, `UserError` where a file is missing
+    from a list.
     """
     names = load(tasks, "tasks", ["task_id", "name"]).unique("task_id", keep="first", maintain_order=True)
     all_samples, picks = _load_cells(samples, evaluations, logprobs, selections)
@@ -89,13 +91,15 @@ def _load_cells(
             picked.append(picks)
             advance()
     all_samples, all_picks = pl.concat(loaded), pl.concat(picked)
-    for subset, of_subset in all_samples.group_by("subset"):
-        seeds = {seed: path for (of, seed), path in files["samples"].items() if of == subset[0]}
-        _check_grid(of_subset.select("task_id"), of_subset.select("task_id", "seed").unique(), seeds)
-        picks = all_picks.filter(pl.col("subset") == subset[0])
-        chosen = {seed: path for (of, seed), path in files["selections"].items() if of == subset[0]}
-        wanted = of_subset.select("task_id").unique().join(picks.select("strategy").unique(), how="cross")
-        _check_grid(wanted, picks.select("task_id", "strategy", "seed"), chosen)
+    for name in sorted({subset for subset, _ in every}):
+        drawn, chosen = (
+            {s: path for (of, s), path in files[kind].items() if of == name} for kind in ("samples", "selections")
+        )
+        found = all_samples.filter(pl.col("subset") == name).select("task_id", "seed").unique()
+        tasks = found.select("task_id").unique()
+        _check_grid(tasks, found, drawn)
+        picks = all_picks.filter(pl.col("subset") == name).select("task_id", "strategy", "seed")
+        _check_grid(tasks.join(picks.select("strategy").unique(), how="cross"), picks, chosen)
     return all_samples, all_picks
 
 
@@ -138,14 +142,15 @@ def _load_cell(
 def _compact(subset: str, joined: pl.DataFrame) -> pl.DataFrame:
     """One row a sample at a few dozen bytes: millions of them stay in memory at once."""
     correct = pl.col("status") == "correct"
+    fast = correct & (pl.col("speedup") > 1).fill_null(False)
     return joined.select(
         pl.lit(subset).alias("subset"),
         *KEYS,
         pl.col("status").cast(pl.Enum(tables.STATUSES)),
         pl.when(correct).then("speedup").otherwise(0.0).alias("speedup"),
         *_MEASURED[1:],
-        (correct & (pl.col("speedup") > 1).fill_null(False)).alias("fast_1"),
-        (correct & (pl.col("speedup_low") > 1).fill_null(False)).alias("fast_1_confident"),
+        fast.alias("fast_1"),
+        (fast & (pl.col("speedup_low") > 1).fill_null(False)).alias("fast_1_confident"),
         pl.col("candidate_sha256").hash().alias("candidate"),
         "n_tokens",
     )
@@ -179,5 +184,5 @@ def _check_grid(wanted: pl.DataFrame, found: pl.DataFrame, files: dict[int, Path
 
 
 def _checkpoints(rollouts: Path) -> list[int]:
-    folders = (rollouts.parent / "checkpoints").glob("step=*")
-    return [int(found[1]) for folder in folders if (found := re.fullmatch(r"step=(\d+)", folder.name))]
+    """After how many updates an adapter was kept, as training noted it in its settings beside the rollouts."""
+    return json.loads(artifacts.notes(rollouts).get("settings", "{}")).get("checkpoints", [])

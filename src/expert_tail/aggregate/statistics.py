@@ -92,11 +92,18 @@ def resample_counts(
     """Bootstrap over tasks, then over the samples within each (task, seed): n* (B, T, S, 1) and c* (B, T, S, M).
 
     The number of successes among n samples drawn with replacement from n of which c succeeded is Binomial(n, c/n), so
-    no sample is touched. Tasks are drawn once for all metrics.
+    no sample is touched. Metrics are nested: the successes of each are among those of the one before it.
     """
     tasks_BT = rng.integers(len(n_TS), size=(resamples, len(n_TS)))
-    n = n_TS[tasks_BT][..., None]
-    return n, rng.binomial(n, c_TSM[tasks_BT] / n)
+    n = drawn = n_TS[tasks_BT]
+    observed = n
+    counts = []
+    for c in np.moveaxis(c_TSM, -1, 0):
+        c = c[tasks_BT]
+        drawn = rng.binomial(drawn, c / np.maximum(observed, 1))
+        counts.append(drawn)
+        observed = c
+    return n[..., None], np.stack(counts, axis=-1)
 
 
 def percentile_interval(draws: Floats, estimate: float, confidence: float) -> Interval:

@@ -101,9 +101,9 @@ def headline(picks: pl.DataFrame, samples: pl.DataFrame, names: pl.DataFrame) ->
     """Table 3: every task by every strategy, and below each subset its mean over tasks (task_id empty, name `all`).
 
     Values are means over seeds. won is 1 for the strategy of the highest speedup (shared in a tie) among those that
-    do not time every sample, and the share of tasks won in the rows `all`. best_speedup is the highest there was to
-    pick. n_samples and n_correct count over all seeds; n_distinct_correct counts their different correct candidates.
-    pick_nll is the surprisal of the pick, empty where no sample was correct.
+    do not time every sample (empty for the oracle), and the share of tasks won in the rows `all`. best_speedup is the
+    highest there was to pick. n_samples and n_correct count over all seeds; n_distinct_correct counts their different
+    correct candidates. pick_nll is the surprisal of the pick, empty where no sample was correct.
     """
     correct = pl.col("status") == "correct"
     per_task = samples.group_by(TASK).agg(
@@ -145,25 +145,29 @@ def headline(picks: pl.DataFrame, samples: pl.DataFrame, names: pl.DataFrame) ->
 
 
 def training(rollouts: pl.DataFrame, checkpoints: Iterable[int], settings: AggregateSettings) -> pl.DataFrame:
-    """Table 5: reinforcement learning step by step, from its rollouts; checkpoint marks the steps whose adapter was
-    kept.
+    """Table 5: reinforcement learning step by step, from its rollouts.
 
-    Intervals treat the tasks of a step as clusters. correct_gain is the change of the correct rate since the first
-    step, with an interval for two independent sets of tasks. mean_speedup is over correct rollouts, entropy in nats
-    per token. `rollouts` has step, task_id, candidate_sha256, status, speedup, speedup_low, reward, entropy.
+    The rollouts of step s come from the policy after s updates, and one more update follows them. checkpoint is the
+    number of updates (the n of `step=n`) where the adapter was kept after this step, else empty. Intervals treat the
+    tasks of a step as clusters. correct_gain is the change of the correct rate since the first step, with an interval
+    for two independent sets of tasks. mean_speedup is over correct rollouts, entropy in nats per token. `rollouts`
+    has step, task_id, candidate_sha256, status, speedup, speedup_low, reward, entropy.
     """
     correct = pl.col("status") == "correct"
-    rollouts = rollouts.with_columns(
-        correct=correct,
-        fast_1=correct & (pl.col("speedup") > 1).fill_null(False),
-        fast_1_confident=correct & (pl.col("speedup_low") > 1).fill_null(False),
-    )
+    fast = correct & (pl.col("speedup") > 1).fill_null(False)
+    confident = fast & (pl.col("speedup_low") > 1).fill_null(False)
+    rollouts = rollouts.with_columns(correct=correct, fast_1=fast, fast_1_confident=confident)
     kept = set(checkpoints)
     rows: list[Row] = []
     first: tuple[float, Interval] | None = None
     for (step,), of_step in rollouts.sort("step").group_by("step", maintain_order=True):
         counts = of_step.group_by("task_id").agg(pl.len(), pl.col("correct", *FAST).sum()).sort("task_id")
-        row: Row = {"step": step, "checkpoint": step in kept, "n_rollouts": of_step.height, "n_tasks": counts.height}
+        row: Row = {
+            "step": step,
+            "checkpoint": step + 1 if step + 1 in kept else None,
+            "n_rollouts": of_step.height,
+            "n_tasks": counts.height,
+        }
         sizes = counts["len"].to_numpy().astype(np.int64)
         for metric in ("correct", *FAST):
             rng = statistics.generator(settings.seed, "training", str(step), metric)

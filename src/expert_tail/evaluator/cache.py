@@ -4,15 +4,18 @@ One small JSON file an evaluation, named by the SHA-256 of everything the result
 rename, so that several writers and a kill at any moment do no harm: the last of two equal measurements stays.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from expert_tail.artifacts import replacing
+from expert_tail.evaluator.evaluation import Evaluation
 
 DEFAULT = Path("artifacts/cache")
 
@@ -32,19 +35,16 @@ class Cache:
     hits: int = 0
     misses: int = 0
 
-    def get(self, name: str) -> dict[str, Any] | None:
+    def get(self, name: str) -> Evaluation | None:
         """The stored evaluation, or None: also for a file that something else has damaged."""
-        try:
-            found = json.loads(self._path(name).read_text())
-        except (OSError, ValueError):
-            found = None
+        found = _read(self._path(name))
         self.hits += found is not None
         self.misses += found is None
         return found
 
-    def put(self, name: str, evaluation: dict[str, Any]) -> None:
+    def put(self, name: str, evaluation: Evaluation) -> None:
         with replacing(self._path(name)) as temporary:
-            temporary.write_text(json.dumps(evaluation))
+            temporary.write_text(json.dumps(evaluation.to_json()))
 
     def entries(self) -> Iterator[Path]:
         return self.folder.glob("??/*.json")
@@ -54,33 +54,37 @@ class Cache:
 
     def summary(self, prune_other: bool = False, prune_status: str | None = None) -> dict[str, Any]:
         """Entries, bytes and what they are of; with a prune option, after removing what it names."""
-        newest: tuple[str, str] = ("", "")
-        by_source: dict[tuple[str, str], int] = {}
         found = []
         for path in self.entries():
-            try:
-                value, size = json.loads(path.read_text()), path.stat().st_size
-            except (OSError, ValueError):
+            if (value := _read(path)) is None:
                 path.unlink(missing_ok=True)  # damaged: it would be measured again anyway
-                continue
-            found.append((path, value, size))
-            newest = max(newest, (value["measured_at"], value["evaluator"]))
+            else:
+                found.append((path, value))
+        _, newest = max(((value.measured_at, value.evaluator) for _, value in found), default=(None, ""))
         removed = kept_bytes = 0
-        statuses: dict[str, int] = {}
-        for path, value, size in found:
-            if (prune_other and value["evaluator"] != newest[1]) or value["status"] == prune_status:
+        statuses: Counter[str] = Counter()
+        sources: Counter[tuple[str, str]] = Counter()
+        for path, value in found:
+            if (prune_other and value.evaluator != newest) or value.status == prune_status:
                 path.unlink(missing_ok=True)
                 removed += 1
                 continue
-            kept_bytes += size
-            statuses[value["status"]] = statuses.get(value["status"], 0) + 1
-            source = (value["evaluator"], value["hardware"])
-            by_source[source] = by_source.get(source, 0) + 1
+            with contextlib.suppress(FileNotFoundError):  # another process prunes, too
+                kept_bytes += path.stat().st_size
+            statuses[value.status] += 1
+            sources[value.evaluator, value.hardware] += 1
         return {
             "folder": str(self.folder),
             "entries": sum(statuses.values()),
             "bytes": kept_bytes,
             "removed": removed,
             "statuses": dict(sorted(statuses.items())),
-            "measured_by": [{"evaluator": e, "hardware": h, "entries": n} for (e, h), n in sorted(by_source.items())],
+            "measured_by": [{"evaluator": e, "hardware": h, "entries": n} for (e, h), n in sorted(sources.items())],
         }
+
+
+def _read(path: Path) -> Evaluation | None:
+    try:
+        return Evaluation.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

@@ -62,23 +62,32 @@ def _as_drawn(values: Array, rng: np.random.Generator) -> Array:
     return values
 
 
-def _scaled(values: Array, rng: np.random.Generator) -> Array:
-    return values * values.dtype.type(rng.uniform(0.1, 4.0))
-
-
-def _shifted(values: Array, rng: np.random.Generator) -> Array:
-    return values + values.dtype.type(rng.uniform(-1.5, 1.5))
+def _rescaled(values: Array, rng: np.random.Generator) -> Array:
+    """A scale for each row and column, and one for all. Signs stay, so that even logarithms can be taken."""
+    scale = np.exp(rng.uniform(-0.7, 0.7))
+    for axis in {0, values.ndim - 1}:
+        along = [1] * values.ndim
+        along[axis] = values.shape[axis]
+        scale = scale * np.exp(rng.uniform(-0.3, 0.3, along))
+    return values * scale.astype(values.dtype)
 
 
 def _outliers(values: Array, rng: np.random.Generator) -> Array:
-    changed = values.copy().reshape(-1)
+    """Scaled, with a few large values of either sign."""
+    changed = (values * np.exp(rng.uniform(-1.5, 1.5)).astype(values.dtype)).reshape(-1)
     where = rng.integers(0, changed.size, max(1, changed.size // 512))
     changed[where] *= rng.uniform(-30.0, 30.0, where.size).astype(values.dtype)
     return changed.reshape(values.shape)
 
 
-# Constants pass on uniform inputs where a reduction concentrates; on varied inputs they do not.
-VARIATIONS: tuple[Variation, ...] = (_as_drawn, _outliers, _scaled, _shifted)
+def _shifted(values: Array, rng: np.random.Generator) -> Array:
+    """Shifted, with a heavy-tailed noise that leaves no bound of the drawn values standing."""
+    noise = np.clip(rng.standard_t(2.0, values.shape), -40.0, 40.0)
+    return values + (rng.uniform(-1.5, 1.5) + 0.3 * noise).astype(values.dtype)
+
+
+# Constants pass where a reduction over many uniform values concentrates, and shortcuts where all are positive or below 1.
+VARIATIONS: tuple[Variation, ...] = (_as_drawn, _rescaled, _outliers, _shifted)
 
 
 def vary(inputs: list[Any], variation: Variation, rng: np.random.Generator) -> list[Any]:

@@ -32,6 +32,7 @@ class Evaluation:
     baseline_ms: float | None = None
     trials: int = 0
     roofline_ms: float | None = None
+    sandbox: str = ""  # layers that confined the candidate, for example userns+netns+landlock7+seccomp+rlimits
     measured_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def __post_init__(self) -> None:

@@ -14,14 +14,17 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from expert_tail.code_digest import code_digest
-from expert_tail.evaluator.bench import Bench, Output, Tensor, check, limits, run
+from expert_tail.errors import UserError
+from expert_tail.evaluator.bench import Bench, Output, Tensor, allocate, check, limits, read_tensor, run, same_bytes
 from expert_tail.evaluator.cache import Cache, cache_folder, key
 from expert_tail.evaluator.correctness import Expected
 from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.hardware import hardware
 from expert_tail.evaluator.process import ForkServer, Worker, WorkerFailure
+from expert_tail.evaluator.sandbox import MIN_LAYERS, missing
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.evaluator.timing import Speedup, paired_speedup
+from expert_tail.evaluator.worker import RUN_KEEPING
 from expert_tail.progress import log
 from expert_tail.tasks import Task
 
@@ -49,7 +52,7 @@ class Evaluator:
 
     def __enter__(self) -> "Evaluator":
         self._stack = contextlib.ExitStack()
-        self._server = self._stack.enter_context(ForkServer())
+        self._server = self._stack.enter_context(ForkServer(self.settings.sandbox != "off"))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,20 +73,30 @@ class Evaluator:
         waiting: dict[Task, list[str]] = defaultdict(list)
         for name, indices in wanted.items():
             if found := self.cache.get(name):
-                results[name] = Evaluation.from_json(found)
+                results[name] = found
                 advance(len(indices))
             else:
                 waiting[candidates[indices[0]].task].append(name)
         if waiting:
+            self._require_sandbox()
             with _alone(self.device), self._elsewhere():
                 for task, names in waiting.items():
                     for name, evaluation in self._evaluate_task(
                         task, {n: candidates[wanted[n][0]].source for n in names}
                     ):
-                        self.cache.put(name, evaluation.to_json())
+                        self.cache.put(name, evaluation)
                         results[name] = evaluation
                         advance(len(wanted[name]))
         return [results[self._key(candidate)] for candidate in candidates]
+
+    def _require_sandbox(self) -> None:
+        lacking = missing(self._server.sandbox)
+        if self.settings.sandbox == "required" and lacking:
+            raise UserError(
+                f"evaluator.sandbox is required, but this machine has no {' and no '.join(lacking)} (it has "
+                f"{self._server.sandbox}): use a Linux kernel of 5.13 or later with {' and '.join(MIN_LAYERS)}, or set "
+                "evaluator.sandbox to auto"
+            )
 
     def _key(self, candidate: Candidate) -> str:
         return key(
@@ -128,35 +141,58 @@ class Evaluator:
             worker.close()
 
     def _verdict(self, status: str, **columns: str | float | None) -> Evaluation:
-        return Evaluation(status, self.digest, self.hardware, **columns)  # type: ignore[arg-type]
+        return Evaluation(status, self.digest, self.hardware, sandbox=self._server.sandbox, **columns)  # type: ignore[arg-type]
 
     def _prepare(self, worker: Worker, bench: Bench, source: str) -> None:
         """Load, construct and check a candidate; afterwards it is warm and has been right on every case."""
         path = worker.scratch / "candidate.py"
         path.write_text(source, errors="replace")
+        blob = worker.scratch / "parameters.pickle"
+        os.link(bench.blob, blob)  # it may read its own folder alone
         timeout_s = self.settings.timeout_s
         worker.call({"do": "load", "path": str(path)}, "loaded", timeout_s)
-        construct = {"do": "construct", "name": "ModelNew", "blob": str(bench.blob), "seed": bench.seed}
-        worker.call(construct, "parameters", timeout_s)
-        self._addresses = worker.call({"do": "allocate", "specs": bench.specs}, "addresses", timeout_s)
+        construct = {"do": "construct", "name": "ModelNew", "blob": str(blob), "seed": bench.seed}
+        parameters = worker.call(construct, "parameters", timeout_s)
+        self._addresses = allocate(worker, bench.specs, timeout_s)
+        before: list[Tensor] = []
         for case in bench.cases:
-            _, outputs = run(worker, self._addresses, case.inputs, timeout_s)
-            check(outputs, case.expected)
+            _, outputs = run(worker, self._addresses, case.inputs, timeout_s, RUN_KEEPING, bench.outputs)
+            try:
+                check(outputs, case.expected)
+            except WorkerFailure as failure:
+                if parameters == "own":
+                    failure.error += "; its parameters have other names and shapes than the reference's"
+                raise
+            self._check_intact(worker, bench, before)
+            before = outputs
+
+    def _check_intact(self, worker: Worker, bench: Bench, before: list[Tensor]) -> None:
+        """The outputs of the call before, which the worker still holds, must not have been overwritten by this one."""
+        inputs = [
+            range(address, address + value.data.nbytes)
+            for address, value in zip(self._addresses, bench.cases[0].inputs, strict=True)
+            if address is not None
+        ]
+        for output in before:
+            if not output.described or any(output.described["address"] in addresses for addresses in inputs):
+                continue  # it is empty, or views what the parent wrote over
+            if not same_bytes(read_tensor(worker, output.described).data, output.data):
+                raise WorkerFailure("incorrect", "a call overwrites the output of the call before", "output_reused")
 
     def _paired(self, worker: Worker, bench: Bench) -> Speedup:
         """Baseline and candidate in turn, in random order, on fresh inputs; until the interval is tight."""
         settings, start = self.settings, time.monotonic()
         seconds: dict[Worker, list[float]] = {bench.worker: [], worker: []}
         addresses = {bench.worker: bench.addresses, worker: self._addresses}
-        errors = [output.exact.reference_error for output in bench.cases[0].expected]
         for pair in range(settings.max_pairs):
-            inputs = bench.inputs(settings.correctness_trials + pair)
+            index = settings.correctness_trials + pair
+            inputs = bench.inputs(index)
             outputs: dict[Worker, list[Tensor]] = {}
             for arm in random.sample([bench.worker, worker], 2):
-                elapsed, outputs[arm] = run(arm, addresses[arm], inputs, settings.timeout_s)
+                elapsed, outputs[arm] = run(arm, addresses[arm], inputs, settings.timeout_s, wanted=bench.outputs)
                 seconds[arm].append(elapsed)
             # What a timed call must return: the baseline's own output, within the errors of both arms.
-            baseline = zip(outputs[bench.worker], errors, strict=True)
+            baseline = zip(outputs[bench.worker], bench.errors(index), strict=True)
             check(outputs[worker], [Output(tensor, Expected(tensor.values(), 2 * error)) for tensor, error in baseline])
             if pair + 1 >= settings.min_pairs:
                 speedup = paired_speedup(seconds[bench.worker], seconds[worker])
@@ -169,7 +205,10 @@ class Evaluator:
         inputs, n = bench.inputs(0), self.settings.paper_trials
         means = []
         for arm, addresses in ((bench.worker, bench.addresses), (worker, self._addresses)):
-            means.append(sum(run(arm, addresses, inputs, self.settings.timeout_s)[0] for _ in range(n)) / n)
+            runs = [run(arm, addresses, inputs, self.settings.timeout_s, wanted=bench.outputs) for _ in range(n)]
+            for _, outputs in runs:
+                check(outputs, bench.cases[0].expected)
+            means.append(sum(seconds for seconds, _ in runs) / n)
         return Speedup(means[0] / means[1], None, None, 1e3 * means[1], 1e3 * means[0], n)
 
     @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """A process that has imported torch, and no candidate, and forks a fresh worker in milliseconds on request.
 
-Requests arrive on the socket given as file descriptor: one JSON message with two descriptors attached (the worker's end
-of its channel, the file for its output). Answers: `{"pid": …}` at once; `{"exited": pid, "status": wait status}` later.
+Its first message on the socket given as file descriptor says what workers are confined by: `{"sandbox": …}`, or
+`{"broken": …}` where confining fails. Requests are one JSON message with two descriptors attached (the worker's end of its
+channel, the file for its output). Answers: `{"pid": …}` at once; `{"exited": pid, "status": wait status}` later.
 """
 
 import gc
@@ -11,7 +12,9 @@ import selectors
 import signal
 import socket
 import sys
+import tempfile
 
+from expert_tail.evaluator import sandbox
 from expert_tail.evaluator.worker import MAX_MESSAGE, become_worker
 
 
@@ -31,9 +34,8 @@ def serve(server: socket.socket) -> None:
                     pid = os.fork()
                     if pid == 0:
                         selector.close()
-                        become_worker(
-                            socket.socket(fileno=descriptors[0]), request["scratch"], descriptors[1], request["limits"]
-                        )
+                        channel = socket.socket(fileno=descriptors[0])
+                        become_worker(channel, request["scratch"], descriptors[1], sandbox.Limits(**request["limits"]))
                     for descriptor in descriptors:
                         os.close(descriptor)
                     pidfd = os.pidfd_open(pid)
@@ -48,6 +50,29 @@ def serve(server: socket.socket) -> None:
                     server.send(json.dumps({"exited": pid, "status": status}).encode())
 
 
+def confinement(use_sandbox: bool) -> dict[str, str]:
+    """Enter the namespaces; what this process and its workers are confined by, tried out on a child."""
+    if not use_sandbox:
+        return {"sandbox": "rlimits"}
+    names = [*sandbox.enter_namespaces(), *sandbox.layers(), "rlimits"]
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            sandbox.confine(tempfile.gettempdir(), sandbox.Limits(1 << 32, 1 << 20, -1, writable=True, sandbox=True))
+        except OSError as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        problem = pipe.read().decode()
+    os.waitpid(pid, 0)
+    return {"broken": problem} if problem else {"sandbox": "+".join(names)}
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    channel.send(json.dumps(confinement(sys.argv[2] == "sandbox")).encode())
+    serve(channel)

@@ -1,13 +1,14 @@
 """The parent's side of workers: start, freeze, read and write their memory, enforce limits, kill.
 
-What the parent knows of a candidate rests on three things that the candidate cannot reach: the parent's clock, the
-values that the parent reads out of the frozen process, and the kernel's report of how it ended.
+What the parent knows of a candidate rests on four things that the candidate cannot reach: the parent's clock, the values
+that the parent reads out of the frozen process, and the kernel's reports of how much processor time it took and how it ended.
 """
 
 import contextlib
 import ctypes
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -16,16 +17,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from expert_tail.errors import UserError
+from expert_tail.evaluator.sandbox import Limits
 
 MAX_MESSAGE = 1 << 16
 FAILURES = ("compile_error", "runtime_error", "out_of_memory")  # what a worker may say of itself
+SPIN_S = 0.25  # how long a run's answer is awaited without sleeping
+GRACE_S = 0.2  # how long a thread that has done its work may take to vanish
+RELEASE_NS = 50_000  # most that a wait for a processor counts for, beside processor time
+_OUTPUT_TAIL = 2000
 _LIBC = ctypes.CDLL(None, use_errno=True)
+# Secrets of the user stay outside.
+_ENVIRONMENT = re.compile(
+    r"PATH|HOME|LANG|LC_\w+|LD_LIBRARY_PATH|PYTHON\w+|VIRTUAL_ENV|TZ|(OPENBLAS|OMP|MKL|TORCH|CUDA|NVIDIA|GOMP|KMP)_\w+"
+)
 
 
 class _Iovec(ctypes.Structure):
@@ -43,12 +54,19 @@ class WorkerFailure(Exception):
 class ForkServer:
     """Starts workers by forking a process that has imported torch already. Use as a context manager."""
 
+    def __init__(self, use_sandbox: bool = True) -> None:
+        self.use_sandbox = use_sandbox
+        self.has_read = False  # whether this machine lets the parent into a worker's memory
+        self._sandbox: str | None = None
+
     def __enter__(self) -> "ForkServer":
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "expert_tail.evaluator.forkserver", str(theirs.fileno())]
-        # One thread each: a worker is timed on one core.
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL)
+        mode = "sandbox" if self.use_sandbox else "off"
+        # -P: a candidate may read what is on sys.path, which must not be the working folder.
+        command = [sys.executable, "-P", "-m", "expert_tail.evaluator.forkserver", str(theirs.fileno()), mode]
+        self._process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], env=_environment(), stdin=subprocess.DEVNULL
+        )
         theirs.close()
         self._exited: dict[int, int] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="expert-tail-"))
@@ -59,19 +77,31 @@ class ForkServer:
         self._socket.close()
         self._process.kill()
         self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _remove(self._folder)
 
-    def start(self, limits: dict[str, float]) -> "Worker":
+    @property
+    def sandbox(self) -> str:
+        """What workers are confined by, as in the evaluations' column `sandbox`. Waits for the server to be up."""
+        if self._sandbox is None:
+            first = self._receive()
+            if "sandbox" not in first:
+                raise UserError(
+                    f"the sandbox fails here ({first['broken']}); set evaluator.sandbox to off to do without"
+                )
+            self._sandbox = first["sandbox"]
+        return self._sandbox
+
+    def start(self, limits: Limits) -> "Worker":
+        _ = self.sandbox
         self._started += 1
         scratch = self._folder / str(self._started)
         scratch.mkdir()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        output = os.open(scratch / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        request = json.dumps({"scratch": str(scratch), "limits": limits}).encode()
+        output = os.open(scratch / "output.txt", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        request = json.dumps({"scratch": str(scratch), "limits": asdict(limits)}).encode()
         socket.send_fds(self._socket, [request], [theirs.fileno(), output])
         theirs.close()
-        os.close(output)
-        return Worker(self, self._answer("pid"), ours, scratch)
+        return Worker(self, self._answer("pid"), ours, scratch, output, limits)
 
     def exit_status(self, pid: int) -> int:
         """Wait status of a worker that has ended (blocks until the fork server has reaped it)."""
@@ -84,10 +114,10 @@ class ForkServer:
             self._note_exit(message)
         return message[key]
 
-    def _note_exit(self, message: dict[str, int]) -> None:
+    def _note_exit(self, message: dict[str, Any]) -> None:
         self._exited[message["exited"]] = message["status"]
 
-    def _receive(self) -> dict[str, int]:
+    def _receive(self) -> dict[str, Any]:
         message = self._socket.recv(MAX_MESSAGE)
         if not message:
             raise UserError("the evaluator's fork server died; is `import torch` working, and is there memory left?")
@@ -97,25 +127,52 @@ class ForkServer:
 class Worker:
     """One process with one module in it. Frozen except while it owes an answer."""
 
-    def __init__(self, server: ForkServer, pid: int, channel: socket.socket, scratch: Path) -> None:
-        self._server, self.pid, self._channel, self.scratch = server, pid, channel, scratch
+    def __init__(
+        self, server: ForkServer, pid: int, channel: socket.socket, scratch: Path, output: int, limits: Limits
+    ) -> None:
+        self._server, self.pid, self._channel, self.scratch, self._output = server, pid, channel, scratch, output
+        self._spins = limits.core not in os.sched_getaffinity(0)
+        self._poll = select.poll()
+        self._poll.register(channel, select.POLLIN)
         self._alive = True
+        self._frozen_ns = 0  # processor time of the worker when it was frozen
 
     def call(self, command: dict[str, Any], expect: str, timeout_s: float) -> Any:
         """Send a command, let the worker run until it answers, freeze it; the answer's `expect`. Raises `WorkerFailure`."""
-        self._send(command)
+        self._send(json.dumps(command).encode())
         self._signal(signal.SIGCONT)
-        return self._answer(expect, timeout_s)
+        if not self._poll.poll(timeout_s * 1e3):
+            raise _timed_out(timeout_s)
+        self._freeze()
+        return self._answer(expect)
 
-    def timed_go(self, timeout_s: float) -> tuple[float, Any]:
-        """Release a worker that has answered "ready"; seconds until its answer, and its outputs. Frozen afterwards."""
-        self._send({"go": True})
+    def run(self, command: bytes, timeout_s: float) -> tuple[float, Any]:
+        """Release the worker for one run; its seconds, and its outputs as it describes them. Frozen afterwards.
+
+        Its time is the longer of two: by the parent's clock until it answers; and the processor time it took until it was
+        frozen, plus what it waited to be released, so that what is still computed after the answer is paid for.
+        Raises `WorkerFailure`, also where it was not frozen before.
+        """
+        if self._processor_ns() not in (0, self._frozen_ns):  # 0: it was killed, as sending will tell
+            raise WorkerFailure("rejected", "the process went on while it was frozen", "not_frozen")
+        if self.threads() > 1:
+            raise WorkerFailure("rejected", "threads are left from before the call", "background_thread")
+        before, waited = self._frozen_ns, self._waited_ns()
+        self._send(command)
         start = time.perf_counter_ns()
         self._signal(signal.SIGCONT)
-        readable, _, _ = select.select([self._channel], [], [], timeout_s)
-        seconds = (time.perf_counter_ns() - start) * 1e-9
+        answered = self._wait(start, timeout_s)
+        taken = time.perf_counter_ns() - start
+        if not answered:
+            raise _timed_out(timeout_s)
         self._freeze()
-        return seconds, self._answer("outputs", 0.0) if readable else self._timed_out(timeout_s)
+        deadline = time.monotonic() + GRACE_S
+        while self.threads() > 1 and time.monotonic() < deadline:
+            self._signal(signal.SIGCONT)  # a thread that was joined, but is still on its way out
+            time.sleep(0.002)
+            self._freeze()
+        processor = self._frozen_ns - before + min(self._waited_ns() - waited, RELEASE_NS)
+        return max(taken, processor) * 1e-9, self._answer("outputs")
 
     def write(self, address: int, data: np.ndarray) -> None:
         """Copy `data` into the worker's memory."""
@@ -135,77 +192,96 @@ class Worker:
 
     def close(self) -> None:
         if self._alive:
-            self._alive = False
-            self._signal(signal.SIGKILL)
-            self._channel.close()
-            self._server.exit_status(self.pid)
-            shutil.rmtree(self.scratch, ignore_errors=True)
+            self._end()
 
-    def _send(self, command: dict[str, Any]) -> None:
+    def _end(self) -> int:
+        """Kill the worker, if it has not ended by itself; its wait status."""
+        self._alive = False
+        self._signal(signal.SIGKILL)  # changes nothing about a process that is ending already
+        self._channel.close()
+        status = self._server.exit_status(self.pid)
+        os.close(self._output)
+        _remove(self.scratch)
+        return status
+
+    def _wait(self, start_ns: int, timeout_s: float) -> bool:
+        """Whether an answer came in time. Spins at first: waking up takes long enough to hide work in."""
+        spin_until = start_ns + int(1e9 * min(SPIN_S, timeout_s)) if self._spins else 0
+        while time.perf_counter_ns() < spin_until:
+            if self._poll.poll(0):
+                return True
+        return bool(self._poll.poll(timeout_s * 1e3))
+
+    def _send(self, message: bytes) -> None:
         try:
-            self._channel.send(json.dumps(command).encode())
+            self._channel.send(message)
         except OSError:
             raise self._death() from None
 
-    def _answer(self, expect: str, timeout_s: float) -> Any:
-        readable, _, _ = select.select([self._channel], [], [], timeout_s)
-        if not readable:
-            return self._timed_out(timeout_s)
+    def _answer(self, expect: str) -> Any:
         message = self._channel.recv(MAX_MESSAGE)
         if not message:
             raise self._death()
-        self._freeze()
         try:
             answer = json.loads(message)
             if answer.get("failed") in FAILURES:
                 raise WorkerFailure(answer["failed"], str(answer["error"]))
             wanted = answer[expect]
         except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
-            raise self._forged() from None
+            raise forged() from None
         with contextlib.suppress(BlockingIOError):
             if self._channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
-                raise self._forged()
+                raise forged()
         return wanted
 
-    def _forged(self) -> WorkerFailure:
-        return WorkerFailure("rejected", "an answer on the evaluator's channel that is not its own", "forged_answer")
-
-    def _timed_out(self, timeout_s: float) -> Any:
-        raise WorkerFailure("timeout", f"no answer within {timeout_s:g} s")
-
     def _death(self) -> WorkerFailure:
-        self._alive = False
-        status = self._server.exit_status(self.pid)
-        tail = ""
-        with contextlib.suppress(OSError):
-            tail = (self.scratch / "output.txt").read_bytes()[-2000:].decode(errors="replace").strip()
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        how = (
-            signal.Signals(os.WTERMSIG(status)).name
-            if os.WIFSIGNALED(status)
-            else f"exit code {os.waitstatus_to_exitcode(status)}"
-        )
+        size = os.fstat(self._output).st_size
+        tail = os.pread(self._output, _OUTPUT_TAIL, max(0, size - _OUTPUT_TAIL)).decode(errors="replace").strip()
+        code = os.waitstatus_to_exitcode(self._end())
+        if code == -signal.SIGKILL:
+            how = "it closed its channel, or was killed"
+        else:
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return WorkerFailure("crash", f"the process ended ({how}){': ' + tail if tail else ''}")
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
+    def _processor_ns(self) -> int:
+        """Processor time of the worker's process, all threads; exact while it is frozen, and 0 once it has ended."""
+        try:
+            return time.clock_gettime_ns((~self.pid << 3) | 2)  # the clock of another process, see clock_getcpuclockid
+        except OSError:
+            return 0
+
+    def _waited_ns(self) -> int:
+        """How long the worker's main thread was ready to run and waited for a processor; 0 where the kernel keeps none."""
+        try:
+            return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1])
+        except (OSError, IndexError):
+            return 0
+
     def _freeze(self) -> None:
         self._signal(signal.SIGSTOP)
         deadline = time.monotonic() + 5.0
         while time.monotonic() < deadline:
-            try:
-                tasks = os.listdir(f"/proc/{self.pid}/task")
-                states = [
-                    Path(f"/proc/{self.pid}/task/{task}/stat").read_text().rpartition(")")[2].split()[0]
-                    for task in tasks
-                ]
-            except OSError:
-                return  # it ended, or a thread did: the next call tells
-            if all(state in "TtZX" for state in states):
+            if self._is_stopped():
+                self._frozen_ns = self._processor_ns()
                 return
         raise WorkerFailure("rejected", "the process could not be frozen", "unfreezable")
+
+    def _is_stopped(self) -> bool:
+        try:
+            for task in os.listdir(f"/proc/{self.pid}/task"):
+                folder = f"/proc/{self.pid}/task/{task}"
+                state = Path(f"{folder}/stat").read_text().rpartition(")")[2].split()[0]
+                # A task counts as stopped a little before it leaves its processor; this file knows better.
+                if state not in "tTZX" or (state in "tT" and Path(f"{folder}/syscall").read_text() == "running\n"):
+                    return False
+        except (FileNotFoundError, ProcessLookupError):
+            return not Path(f"/proc/{self.pid}").exists()  # else a thread ended meanwhile
+        return True
 
     def _transfer(self, function: str, address: int, data: np.ndarray) -> None:
         done, flat = 0, data.reshape(-1).view(np.uint8)
@@ -215,7 +291,7 @@ class Worker:
             moved = getattr(_LIBC, function)(self.pid, ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0)
             if moved <= 0:
                 code = ctypes.get_errno()
-                if code == 1:  # EPERM
+                if code == 1 and not self._server.has_read:  # EPERM, and never before
                     raise UserError(
                         f"this machine forbids {function}, by which the evaluator reads a candidate's outputs; "
                         "allow ptrace of own children (kernel.yama.ptrace_scope <= 1, or CAP_SYS_PTRACE in a container)"
@@ -223,4 +299,27 @@ class Worker:
                 raise WorkerFailure(
                     "rejected", f"no memory at the address answered ({os.strerror(code)})", "bad_address"
                 )
+            self._server.has_read = True
             done += moved
+
+
+def forged() -> WorkerFailure:
+    return WorkerFailure("rejected", "an answer on the evaluator's channel that is not its own", "forged_answer")
+
+
+def _timed_out(timeout_s: float) -> WorkerFailure:
+    return WorkerFailure("timeout", f"no answer within {timeout_s:g} s")
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if _ENVIRONMENT.fullmatch(name)}
+    # One thread each: a worker is timed on one core. Freed memory stays with the process, as in a GPU's caching allocator,
+    # so that holding on to an output buffer gains nothing.
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    warm = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "CUDA_VISIBLE_DEVICES": ""}
+    return kept | one_thread | warm
+
+
+def _remove(folder: Path) -> None:
+    with contextlib.suppress(OSError, RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,8 @@
 """Settings of the evaluator: protocol, limits and precision."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from expert_tail.settings import Settings
 
@@ -30,6 +30,16 @@ class EvaluatorSettings(Settings):
     memory_gib: Positive = Field(4.0, description="address space a candidate may add to that of an idle worker")
     output_mib: Positive = Field(1.0, description="most that a candidate may print or write to a file")
     paper_trials: Count = Field(5, description="timed trials of the paper protocol")
+    sandbox: Literal["auto", "required", "off"] = Field(
+        "auto",
+        description="auto: every layer that this machine has; required: refuse without Landlock and seccomp; "
+        "off: only limits on memory, files and time",
+    )
+
+    @field_validator("sandbox", mode="before")
+    @classmethod
+    def _off_in_yaml(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads a bare off as false
 
     @model_validator(mode="after")
     def _ordered(self) -> "EvaluatorSettings":

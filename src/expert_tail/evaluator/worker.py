@@ -1,10 +1,10 @@
 """The process a candidate runs in. Nothing here is trusted: the verdict never rests on what this side computes.
 
 One worker holds one module, the candidate or the reference. It takes commands from the parent over a socket and answers
-with JSON. For a run it allocates the input buffers, tells their addresses and waits: the parent freezes the process,
-writes the inputs into its memory, starts its own clock, lets it go on, and at the answer freezes it again to read the
-outputs. So there is no moment in which the candidate knows its inputs and is not on the clock, and none after the answer
-in which it could still finish its work.
+with JSON; between an answer and the next command it is frozen. Input buffers are allocated once. For a run the parent
+writes the inputs into them while the worker is frozen and waits for a command, starts its own clock, lets it go on, and at
+the answer freezes it again to read the outputs. So there is no moment in which the candidate knows its inputs and is not
+on the clock, and none after the answer in which it could still finish its work.
 """
 
 import contextlib
@@ -16,7 +16,6 @@ import io
 import json
 import os
 import pickle
-import resource
 import signal
 import socket
 import sys
@@ -26,35 +25,32 @@ from typing import Any
 
 import torch
 
+from expert_tail.evaluator.sandbox import Limits, confine
+
 MAX_MESSAGE = 1 << 16
+RUN, RUN_KEEPING, RUN_DOUBLE = b"run", b"run keeping", b"run double"  # not JSON: nothing to parse on the clock
 ERROR_CHARACTERS = 4000
-_PAGE = resource.getpagesize()
+MAX_OUTPUTS = 64
 
 
-def main(channel: socket.socket, scratch: str, limits: dict[str, float]) -> None:
-    """Serve commands until the channel closes. `limits`: memory_bytes, file_bytes, core, threads."""
+def main(channel: socket.socket, scratch: str, limits: Limits) -> None:
+    """Serve commands until the channel closes."""
     os.chdir(scratch)
-    _limit(limits)
-    torch.set_num_threads(int(limits["threads"]))
+    sys.dont_write_bytecode = True
+    torch.set_num_threads(1)
     gc.disable()
+    confine(scratch, limits)
     worker = _Worker()
     while message := channel.recv(MAX_MESSAGE):
-        command = json.loads(message)
         try:
-            answer = json.dumps(getattr(worker, "do_" + command.pop("do"))(channel, **command))
+            if message.startswith(RUN):
+                answer = worker.run(message)
+            else:
+                command = json.loads(message)
+                answer = json.dumps(getattr(worker, "do_" + command.pop("do"))(**command))
         except BaseException as error:  # a candidate may raise anything, SystemExit included
             answer = json.dumps({"failed": _kind(error), "error": _describe(error)})
         channel.send(answer.encode())
-
-
-def _limit(limits: dict[str, float]) -> None:
-    with open("/proc/self/statm") as file:
-        used = int(file.read().split()[0]) * _PAGE
-    resource.setrlimit(resource.RLIMIT_AS, (used + int(limits["memory_bytes"]),) * 2)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limits["file_bytes"]),) * 2)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if limits["core"] >= 0:
-        os.sched_setaffinity(0, {int(limits["core"])})
 
 
 class _Worker:
@@ -66,10 +62,27 @@ class _Worker:
         self.buffers: list[Any] = []
         self.specs: list[dict[str, Any]] = []
         self.output: Any = None
+        self.previous: Any = None
 
     # Commands of both sides
 
-    def do_load(self, channel: socket.socket, path: str) -> dict[str, Any]:
+    def run(self, command: bytes) -> str:
+        """Run the model once; what and where the outputs are. `RUN_KEEPING`: keep the previous outputs alive."""
+        self.previous = self.output if command == RUN_KEEPING else None
+        self.output = None
+        arguments = [
+            spec["value"] if buffer is None else buffer.view(buffer.shape)
+            for spec, buffer in zip(self.specs, self.buffers, strict=True)
+        ]
+        model = self.model
+        if command == RUN_DOUBLE:
+            model = self.double
+            arguments = [a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments]
+        with torch.no_grad():
+            self.output = model(*arguments)
+            return f'{{"outputs": [{", ".join(_outputs(self.output)[:MAX_OUTPUTS])}]}}'
+
+    def do_load(self, path: str) -> dict[str, Any]:
         spec = importlib.util.spec_from_file_location("candidate", path)
         assert spec is not None
         assert spec.loader is not None
@@ -81,21 +94,20 @@ class _Worker:
             return {"failed": "out_of_memory" if _is_memory(error) else "compile_error", "error": _describe(error)}
         return {"loaded": True}
 
-    def do_construct(self, channel: socket.socket, name: str, blob: str, seed: int) -> dict[str, Any]:
-        """Make the model from a file of pickled init inputs and, where its names fit, the reference's parameters."""
+    def do_construct(self, name: str, blob: str, seed: int) -> dict[str, Any]:
+        """Make the model from a file of pickled init inputs and, where they fit, the reference's parameters."""
         if not isinstance(cls := getattr(self.module, name, None), type):
             return {"failed": "compile_error", "error": f"the module defines no class {name}"}
         with open(blob, "rb") as file:
             init_inputs, state = pickle.load(file)
         torch.manual_seed(seed)
         self.model = cls(*init_inputs)
-        own = self.model.state_dict()
-        fits = own.keys() == state.keys() and all(own[key].shape == state[key].shape for key in own)
-        if fits:
-            self.model.load_state_dict(state)
-        return {"parameters": "given" if fits else "own"}
+        names = _matching(self.model.state_dict(), state)
+        if names is not None:
+            self.model.load_state_dict({own: state[name] for own, name in names.items()})
+        return {"parameters": "own" if names is None else "given"}
 
-    def do_allocate(self, channel: socket.socket, specs: list[dict[str, Any]]) -> dict[str, Any]:
+    def do_allocate(self, specs: list[dict[str, Any]]) -> dict[str, Any]:
         """Input buffers for the tensors in `specs`; answers their addresses (null for plain values)."""
         self.specs = specs
         self.buffers = [
@@ -107,25 +119,9 @@ class _Worker:
                 buffer.zero_()  # touched, so that the parent can write there
         return {"addresses": [None if buffer is None else buffer.data_ptr() for buffer in self.buffers]}
 
-    def do_run(self, channel: socket.socket, double: bool = False) -> dict[str, Any]:
-        """Answer "ready", wait for "go", run, answer what and where the outputs are."""
-        self.output = None
-        model = self.double if double else self.model
-        arguments = [
-            spec["value"] if buffer is None else buffer.view(buffer.shape)
-            for spec, buffer in zip(self.specs, self.buffers, strict=True)
-        ]
-        channel.send(b'{"ready": true}')
-        channel.recv(MAX_MESSAGE)
-        if double:
-            arguments = [a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments]
-        with torch.no_grad():
-            self.output = model(*arguments)
-            return {"outputs": _outputs(self.output)}
-
     # Commands of the reference alone
 
-    def do_describe(self, channel: socket.socket, blob: str, seed: int) -> dict[str, Any]:
+    def do_describe(self, blob: str, seed: int) -> dict[str, Any]:
         """Build the reference, perturb its parameters, and write init inputs and parameters to the file `blob`.
 
         Perturbed, since a norm with weight 1 and bias 0 hides a candidate that has no affine part.
@@ -148,37 +144,47 @@ class _Worker:
             file.write(buffer.getvalue())
         return {"done": True}
 
-    def do_draw(self, channel: socket.socket, seed: int) -> dict[str, Any]:
+    def do_draw(self, seed: int) -> dict[str, Any]:
         """Draw inputs; answers plain values, and where the tensors lie."""
         torch.manual_seed(seed)
         self.held = [x.contiguous() if isinstance(x, torch.Tensor) else x for x in self.module.get_inputs()]
-        return {"drawn": [_tensor(x) if isinstance(x, torch.Tensor) else {"value": x} for x in self.held]}
+        return {"drawn": [json.loads(_tensor(x)) if isinstance(x, torch.Tensor) else {"value": x} for x in self.held]}
 
 
-def _outputs(output: Any) -> list[dict[str, Any]]:
-    if type(output) is torch.Tensor or type(output) is torch.nn.Parameter:
+def _matching(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> dict[str, str] | None:
+    """For each own parameter the given one it takes: by name, else in order among those of its shape. None: no fit."""
+    if own.keys() == given.keys():
+        return {name: name for name in own} if all(own[n].shape == given[n].shape for n in own) else None
+    waiting: dict[torch.Size, list[str]] = {}
+    for name, value in given.items():
+        waiting.setdefault(value.shape, []).append(name)
+    try:
+        names = {name: waiting[value.shape].pop(0) for name, value in own.items()}
+    except (KeyError, IndexError):
+        return None
+    return None if any(waiting.values()) else names
+
+
+def _outputs(output: Any) -> list[str]:
+    kind = type(output)
+    if kind is torch.Tensor or kind is torch.nn.Parameter:
         return [_tensor(output)]
-    if type(output) in (tuple, list):
+    if kind is tuple or kind is list:
         return [description for item in output for description in _outputs(item)]
-    return [{"type": f"{type(output).__module__}.{type(output).__qualname__}"}]
+    return [json.dumps({"type": f"{kind.__module__}.{kind.__qualname__}"[:200]})]
 
 
-def _tensor(value: torch.Tensor) -> dict[str, Any]:
-    return {
-        "dtype": _dtype_name(value),
-        "shape": list(value.shape),
-        "strides": list(value.stride()),
-        "address": value.data_ptr(),
-        "device": value.device.type,
-    }
-
-
-def _dtype_name(value: torch.Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
+def _tensor(value: torch.Tensor) -> str:
+    # Put together by hand, since it is on the clock.
+    return (
+        f'{{"dtype": "{value.dtype}", "shape": {list(value.shape)}, "strides": {list(value.stride())}, '
+        f'"address": {value.data_ptr()}, "device": "{value.device.type}"}}'
+    )
 
 
 def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)
+    phrases = ("not enough memory", "out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases)
 
 
 def _kind(error: BaseException) -> str:
@@ -191,10 +197,12 @@ def _describe(error: BaseException) -> str:
         own = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith("candidate.py")]
         if own:
             text = f"line {own[-1].lineno}: {own[-1].line}\n{text}"
+    if isinstance(error, PermissionError):
+        text += "\n(candidates may start no process, write no file and open no connection)"
     return text[-ERROR_CHARACTERS:]
 
 
-def become_worker(channel: socket.socket, scratch: str, output: int, limits: dict[str, float]) -> None:
+def become_worker(channel: socket.socket, scratch: str, output: int, limits: Limits) -> None:
     """In a process just forked: own session, no inherited descriptors but the channel; then `main`. Never returns."""
     code = 1
     try:

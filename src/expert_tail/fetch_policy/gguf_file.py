@@ -1,9 +1,13 @@
 """A GGUF file as a Hugging Face folder: weights unpacked to float32, tokenizer, chat template, generation config."""
 
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from expert_tail.errors import UserError
+from expert_tail.policy.weights import quiet
 from expert_tail.progress import log
 
 # Pre-tokenizers that split digits one by one before the byte-level split; transformers' conversion drops that step,
@@ -16,18 +20,33 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    log(f"fetch_policy: unpacking {gguf.name} to float32 (half a minute)")
+    log(f"fetch_policy: unpacking {gguf.name} to float32 (about 20 s)")
+    with _read_once(), quiet():
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+            )
+            tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        except (ValueError, KeyError, IndexError, RuntimeError, NotImplementedError) as error:
+            raise UserError(f"{gguf.name} cannot be read as a causal language model: {error}") from error
+        if _pre_tokenizer(gguf) in _DIGIT_SPLITTING:
+            _split_digits(tokenizer)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Share one reader of the file: it parses the whole vocabulary, and transformers would make three of them."""
+    import gguf
+
+    reader = gguf.GGUFReader
+    cached = functools.lru_cache(maxsize=1)(lambda path, *_: reader(path))
+    gguf.GGUFReader = lambda path, *rest: cached(str(path), *rest)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-        )
-        tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    except (ValueError, KeyError, IndexError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"{gguf.name} cannot be read as a causal language model: {error}") from error
-    if _pre_tokenizer(gguf) in _DIGIT_SPLITTING:
-        _split_digits(tokenizer)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        yield
+    finally:
+        gguf.GGUFReader = reader
 
 
 def _pre_tokenizer(gguf: Path) -> str | None:

@@ -94,6 +94,7 @@ def _check(source: str, folder: Path) -> dict[str, Any]:
         GenerationConfig.from_model_config(config).save_pretrained(folder)
     with init_empty_weights():
         model: Any = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()  # a tied head is counted once
     return {
         "model_type": config.model_type,
         "parameters": model.num_parameters(),

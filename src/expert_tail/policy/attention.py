@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, PreTrainedModel
 
 from expert_tail.errors import UserError
@@ -73,8 +73,7 @@ class TreeAttention:
             return None
         name = ("bias", batch, window, with_sink, like.dtype, like.device)
         if name not in self._cached:
-            visible_BQK = torch.from_numpy(visible(self._pack, blocks, window)).to(like.device)
-            visible_BQK = F.pad(visible_BQK, (int(with_sink), 0), value=True)
+            visible_BQK = F.pad(visible(self._pack, blocks, window, like.device), (int(with_sink), 0), value=True)
             n_batch, n_queries, n_keys = visible_BQK.shape
             padded = -(-n_keys // ALIGNMENT) * ALIGNMENT
             bias_B1QK = like.new_full((n_batch, 1, n_queries, padded), -torch.inf)[..., :n_keys]
@@ -82,12 +81,16 @@ class TreeAttention:
         return self._cached[name]
 
 
-def visible(pack: Pack, batch: BlockBatch, window: int | None = None) -> NDArray[np.bool_]:
+def visible(pack: Pack, batch: BlockBatch, window: int | None, device: torch.device) -> Tensor:
     """`visible_BQK`: rule (1) and, with a sliding window, position(q) - position(k) < window."""
-    q_BQ1, k_B1K = batch.query_rows_BQ[:, :, None], batch.key_rows_BK[:, None, :]
-    visible_BQK = (k_B1K <= q_BQ1) & (q_BQ1 < pack.end_S[k_B1K]) & batch.key_valid_BK[:, None, :]
+    q_BQ1 = torch.from_numpy(batch.query_rows_BQ).to(device)[:, :, None]
+    k_B1K = torch.from_numpy(batch.key_rows_BK).to(device)[:, None, :]
+    # A padding key ends before it begins, so that nothing sees it.
+    end_B1K = torch.from_numpy(np.where(batch.key_valid_BK, pack.end_S[batch.key_rows_BK], -1)).to(device)[:, None, :]
+    visible_BQK = (k_B1K <= q_BQ1) & (q_BQ1 < end_B1K)
     if window is not None:
-        visible_BQK &= pack.positions_S[q_BQ1] - pack.positions_S[k_B1K] < window
+        position_S = torch.from_numpy(pack.positions_S).to(device)
+        visible_BQK &= position_S[q_BQ1] - position_S[k_B1K] < window
     return visible_BQK
 
 
@@ -116,7 +119,9 @@ def tree_attention_forward(
         `output_1SHD` and no attention weights.
     """
     if token_tree is None or attention_mask is not None:
-        raise RuntimeError(f"{type(module).__name__} was called outside packed_passes, or does not hand on `token_tree`")
+        raise RuntimeError(
+            f"{type(module).__name__} was called outside packed_passes, or does not hand on `token_tree`"
+        )
     for name in ("softcap", "position_bias"):
         if kwargs.get(name) is not None:
             raise UserError(f"{type(module).__name__} uses `{name}`, which shared-prefix packing does not support")
@@ -158,9 +163,10 @@ def _attend(
     if sinks_H is not None:
         query_BHQD, key_BGKD, value_BGKD = _with_sink_key(query_BHQD, key_BGKD, value_BGKD, sinks_H, scaling)
     repeats = query_BHQD.shape[1] // key_BGKD.shape[1]
-    if bias_B1QK is not None and repeats > 1:  # CUDA's kernels with a mask know no grouped heads
+    # Only CUDA's flash kernel gains from heads left grouped: the others do not know them, or are slower in backward.
+    grouped = bias_B1QK is None and query_BHQD.is_cuda and query_BHQD.dtype in (torch.float16, torch.bfloat16)
+    if not grouped and repeats > 1:
         key_BGKD, value_BGKD = (x.repeat_interleave(repeats, dim=1) for x in (key_BGKD, value_BGKD))
-        repeats = 1
     return F.scaled_dot_product_attention(
         query_BHQD,
         key_BGKD,
@@ -169,7 +175,7 @@ def _attend(
         is_causal=bias_B1QK is None,
         scale=scaling,
         dropout_p=dropout,
-        enable_gqa=repeats > 1,
+        enable_gqa=grouped,
     )[..., :head_dim]
 
 
@@ -192,11 +198,15 @@ AttentionInterface.register(IMPLEMENTATION, tree_attention_forward)
 
 @contextmanager
 def tree_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Run `model` with attention over token trees; an implementation without a mask function gets no mask built."""
-    before = model.config._attn_implementation
+    """Run `model` with attention over token trees; an implementation without a mask function gets no mask built.
+
+    cuDNN's attention is left out: it compiles a plan for every new shape, and each pass has shapes of its own.
+    """
+    before = model.config._attn_implementation or "eager"
     model.set_attn_implementation(IMPLEMENTATION)
     try:
-        yield
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+            yield
     finally:
         model.set_attn_implementation(before)
 
@@ -219,4 +229,3 @@ def check_supported(model: PreTrainedModel) -> None:
     ):
         if getattr(config, name, None) not in (None, neutral):
             raise UserError(f"shared-prefix packing does not support `{name}` of {type(config).__name__}")
-

@@ -55,20 +55,25 @@ class DecodeCache:
     def begin_step(self, device: torch.device) -> Tensor:
         """The next pass runs one token of every row; returns their positions, shape (B,)."""
         self._attend = self._attend_rows
-        position_B = self.common + self.suffix_N[self.prompt_B] + self.column - self.start_B
-        self._position_B = torch.from_numpy(position_B).to(device)
-        self._start_B = torch.from_numpy(self.start_B).to(device)
+        length_B = self.suffix_N[self.prompt_B]
         self._first, self._last = int(self.prompt_B.min()), int(self.prompt_B.max()) + 1
-        lengths_B = self.suffix_N[self.prompt_B]
-        self._longest = int(lengths_B.max())
-        self._length_B = torch.from_numpy(lengths_B).to(device)
-        self._ragged = bool((lengths_B != self._longest).any() or (self.start_B > 0).any())
+        self._longest = int(length_B.max())
+        self._ragged = bool((length_B != self._longest).any() or (self.start_B > 0).any())
         self._masks: dict[int | None, Tensor | None] = {}
-        self._slots(device)
+        position_B = self.common + length_B + self.column - self.start_B
+        self._furthest = int(position_B.max())
+        parts = [position_B, self.start_B, length_B, *self._slots()]
+        moved = torch.from_numpy(np.concatenate(parts)).to(device)  # one transfer: each one waits for the device
+        self._position_B, self._start_B, self._length_B, self._slot_B, self._row_of_slot = moved.split(
+            [len(part) for part in parts]
+        )
         return self._position_B
 
-    def _slots(self, device: torch.device) -> None:
-        """Rows in a rectangle (prompt, rank within the prompt), the shape of one batched product over prompts."""
+    def _slots(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows in a rectangle (prompt, rank within the prompt), the shape of one batched product over prompts.
+
+        Returns the slot of each row and the row in each slot; an empty slot repeats row 0, and nothing reads it back.
+        """
         prompt_B = self.prompt_B - self._first
         count_N = np.bincount(prompt_B)
         order_B = np.argsort(prompt_B, kind="stable")
@@ -76,10 +81,9 @@ class DecodeCache:
         rank_B[order_B] = np.arange(len(order_B)) - np.repeat(np.cumsum(count_N) - count_N, count_N)
         self._width = int(count_N.max())
         slot_B = prompt_B * self._width + rank_B
-        row_of_slot = np.zeros(len(count_N) * self._width, dtype=np.int64)  # an empty slot repeats row 0, unused
+        row_of_slot = np.zeros(len(count_N) * self._width, dtype=np.int64)
         row_of_slot[slot_B] = np.arange(len(slot_B))
-        self._slot_B = torch.from_numpy(slot_B).to(device)
-        self._row_of_slot = torch.from_numpy(row_of_slot).to(device)
+        return slot_B, row_of_slot
 
     def end_step(self) -> None:
         self.column += 1
@@ -94,9 +98,10 @@ class DecodeCache:
         if not unchanged or shift:
             index_B = torch.from_numpy(np.maximum(parent_B, 0))
             for layer, own in self._own_2BHTD.items():
+                index_B = index_B.to(own.device)  # a copy only where the layer lies on another device
                 if own.shape[1] == 0:  # no old row to take: every new one starts afresh
                     own = own.new_zeros(2, 1, *own.shape[2:])
-                self._own_2BHTD[layer] = own[:, :, :, shift:].index_select(1, index_B.to(own.device))
+                self._own_2BHTD[layer] = own[:, :, :, shift:].index_select(1, index_B)
         self.prompt_B, self.start_B, self.column = prompt_B, start_B - shift, self.column - shift
 
     # Attention of each phase. q_RHGD is scaled already; R is Q or B.
@@ -192,7 +197,7 @@ class DecodeCache:
         return self._masks[window]
 
     def _build_mask(self, window: int | None) -> Tensor | None:
-        if not self._ragged and (window is None or int(self._position_B.max()) < window):
+        if not self._ragged and (window is None or self._furthest < window):
             return None
         device = self._position_B.device
         prefix_K = torch.arange(self.common + self._longest, device=device)

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,10 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from expert_tail.errors import UserError
 from expert_tail.policy.settings import LoraSettings, RuntimeSettings
-from expert_tail.policy.weights import check_weights
+from expert_tail.policy.weights import check_weights, quiet
 
 BASE = "base"  # name of the checkpoint that has no adapter
 _REFETCH = "remove the folder and fetch the policy again"
@@ -51,7 +48,7 @@ def load_policy(
         raise UserError(f"{folder} is not a policy (config.json is missing); run fetch_policy to make it")
     check_weights(folder, _REFETCH)
     dtype = getattr(torch, runtime.dtype)
-    with _quiet():
+    with quiet():
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -132,7 +129,7 @@ def _with_adapter(model: Any, adapter: Path, identity: dict[str, str], trainable
     check_weights(adapter, _REMAKE)
     _check_base(adapter, config, identity)
     try:
-        with _quiet():
+        with quiet():
             return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{adapter} does not fit the policy {identity['name']}: {error}") from error
@@ -190,13 +187,3 @@ def _stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
 
 def _ids_of(tokenizer: Any, token: str) -> list[int]:
     return [tokenizer.convert_tokens_to_ids(token)] if token in tokenizer.get_vocab() else []
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars, which would run through ours."""
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.enable_progress_bar()

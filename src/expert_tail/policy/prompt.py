@@ -1,7 +1,7 @@
 """The prompt of a task: instruction, worked examples, then the task's reference class, through the chat template.
 
 The task comes last, so that everything before it is a common token prefix of all tasks. The examples are ours, none of
-them is a Level-1 task, and they show that the action may be written otherwise than the reference as long as it is equal.
+them is a Level-1 task, and they show that the action may be written otherwise than the reference if it is equal.
 """
 
 import ast
@@ -49,7 +49,8 @@ _EXAMPLES = (
     _Example(
         "a, b", "torch.sqrt(torch.pow(a - b, 2))", "return torch.abs(a - b)", "torch.rand(64, 64), torch.rand(64, 64)"
     ),
-    _Example("x", "self.embed(x)", "return self.embed(x)", "torch.rand(64, 64)", "self.embed = nn.Bilinear(8, 8)"),
+    # A layer that stays as it is: more than half of the tasks wrap one, and copying its call is the first step.
+    _Example("x", "self.proj(x.clone())", "return self.proj(x)", "torch.rand(64, 64)", "self.proj = nn.Linear(64, 64)"),
 )
 
 
@@ -57,7 +58,7 @@ def prompt_tokens(tokenizer: Any, reference_source: str, settings: PromptSetting
     """Token ids of the prompt, up to where the assistant's answer begins."""
     messages = [{"role": "system", "content": _INSTRUCTIONS[settings.action]}]
     for example in _EXAMPLES[: settings.examples]:
-        shown = example.model() if settings.reference == "class" else example.reference_module()
+        shown = _shown(example.reference_module(), settings)
         messages += [_user(shown), {"role": "assistant", "content": _answer(example, settings.action)}]
     messages.append(_user(_shown(reference_source, settings)))
     text = _rendered(tokenizer, messages)

@@ -1,6 +1,8 @@
-"""Whether the weight files of a policy or adapter folder are whole, from their headers alone (no tensor is read)."""
+"""What fetching and loading a policy share: checking that weight files are whole, and quiet while they are read."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from expert_tail.errors import UserError
@@ -9,7 +11,10 @@ _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
 def check_weights(folder: Path, remedy: str) -> list[Path]:
-    """The folder's safetensors files; a `UserError` names one that is missing or truncated and ends with `remedy`."""
+    """The folder's safetensors files; a `UserError` names one that is missing or truncated and ends with `remedy`.
+
+    Sizes are compared with the headers; no tensor is read.
+    """
     index = folder / "model.safetensors.index.json"
     if index.exists():
         try:
@@ -43,3 +48,15 @@ def _problem(file: Path) -> str | None:
             return "has no readable safetensors header"
     wanted = 8 + length + end
     return None if size == wanted else f"is truncated or damaged: {size} bytes, its header says {wanted}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars, which would run through ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()

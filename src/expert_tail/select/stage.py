@@ -10,27 +10,29 @@ from expert_tail.artifacts import ArtifactError
 from expert_tail.progress import log
 from expert_tail.select.settings import SelectSettings
 from expert_tail.select.strategies import SURPRISAL, select
+from expert_tail.tasks.stage import tasks_of
 
 KEYS = ["task_id", "seed", "sample"]
 AGAIN = "remove the file and run again"
 
 
-def run(settings: SelectSettings, evaluations: Path, logprobs: Path, tasks: list[int], output: Path) -> None:
-    """Write the selections among the samples of `tasks`, sorted by task, seed and strategy.
+def run(settings: SelectSettings, evaluations: Path, logprobs: Path, tasks: Path, subset: str, output: Path) -> None:
+    """Write the selections among the samples of a subset's tasks, sorted by task, seed and strategy.
 
     Raises `ArtifactError` where the two files do not hold the same samples, where a task has no samples at all, or
     where a correct sample has no speedup or surprisal to go by.
     """
+    wanted_ids = sorted(task.task_id for task in tasks_of(tasks, subset))
     verdicts = load(evaluations, "evaluations", [*KEYS, "status", "speedup", "speedup_low"])
     scores = load(logprobs, "logprobs", [*KEYS, "nll", "nll_mean"])
     joined = join_samples(verdicts, evaluations, scores, logprobs)
     _check_correct(joined, evaluations, "speedup", pl.col("speedup").is_finite())
     _check_correct(joined, logprobs, SURPRISAL[settings.surprisal], pl.col(SURPRISAL[settings.surprisal]).is_not_nan())
-    if absent := sorted(set(tasks) - set(joined["task_id"].unique())):
+    if absent := sorted(set(wanted_ids) - set(joined["task_id"].unique())):
         raise ArtifactError(f"{evaluations} has no samples of task {absent[0]}; {AGAIN}")
 
     rows = []
-    wanted = joined.filter(pl.col("task_id").is_in(sorted(set(tasks))))
+    wanted = joined.filter(pl.col("task_id").is_in(wanted_ids))
     for (task_id, seed), samples in wanted.group_by("task_id", "seed"):
         for strategy in settings.strategies:
             picked = select(samples, strategy, settings.surprisal)
@@ -38,7 +40,7 @@ def run(settings: SelectSettings, evaluations: Path, logprobs: Path, tasks: list
     rows.sort(key=lambda row: (row["task_id"], row["seed"], row["strategy"]))
     artifacts.write(output, "selections", rows, settings=settings.flags("select"))
     log(
-        f"select: {len(settings.strategies)} strategies on {len(set(tasks))} tasks, {wanted.height} samples -> {output}"
+        f"select: {len(settings.strategies)} strategies on {len(wanted_ids)} tasks, {wanted.height} samples -> {output}"
     )
 
 

