@@ -38,6 +38,7 @@ _EVALUATION = [
     ("roofline_ms", pa.float64()),
     ("evaluator", pa.string()),  # digest of the evaluator's code and settings
     ("hardware", pa.string()),
+    ("sandbox", pa.string()),  # layers that confined the candidate
     ("measured_at", pa.timestamp("us", tz="UTC")),
 ]
 

@@ -17,7 +17,6 @@ from typing import Any
 from expert_tail import __version__
 from expert_tail.errors import UserError
 from expert_tail.progress import log, log_quietly, log_to
-from expert_tail.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def _run_stage(given: argparse.Namespace) -> None:
     importlib.import_module(f"expert_tail.{stage.name}.stage").run(**arguments)
 
 
-def _class(place: str) -> type[Settings]:
+def _class(place: str) -> Any:
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
 

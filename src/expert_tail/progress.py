@@ -55,7 +55,9 @@ def progress(title: str, total: int) -> Iterator[Advance]:
         task = bar.add_task(title, total=total, figures="")
 
         def advance(step: int = 1, **figures: str | float) -> None:
-            bar.update(task, advance=step, **({"figures": _text(figures)} if figures else {}))
+            bar.advance(task, step)
+            if figures:
+                bar.update(task, figures=_text(figures))
             quiet(step, **figures)
 
         yield advance

@@ -1,6 +1,7 @@
 """A GGUF file as a Hugging Face folder: weights unpacked to float32, tokenizer, chat template, generation config."""
 
 import functools
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,15 +39,14 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 @contextmanager
 def _read_once() -> Iterator[None]:
     """Share one reader of the file: it parses the whole vocabulary, and transformers would make three of them."""
-    import gguf
-
-    reader = gguf.GGUFReader
+    module: Any = importlib.import_module("gguf")
+    reader = module.GGUFReader
     cached = functools.lru_cache(maxsize=1)(lambda path, *_: reader(path))
-    gguf.GGUFReader = lambda path, *rest: cached(str(path), *rest)
+    module.GGUFReader = lambda path, *rest: cached(str(path), *rest)
     try:
         yield
     finally:
-        gguf.GGUFReader = reader
+        module.GGUFReader = reader
 
 
 def _pre_tokenizer(gguf: Path) -> str | None:

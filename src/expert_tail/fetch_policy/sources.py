@@ -149,7 +149,9 @@ def _unpack(archive: zipfile.ZipFile, wheel: Path, folder: Path) -> str | None:
         with archive.open(name) as source, (folder / Path(name).name).open("wb") as target:
             shutil.copyfileobj(source, target)
     metadata = next((name for name in names if name.endswith(".dist-info/METADATA")), None)
-    fields = email.message_from_bytes(archive.read(metadata)) if metadata else {}
+    if metadata is None:
+        return None
+    fields = email.message_from_bytes(archive.read(metadata))
     return fields.get("License-Expression") or fields.get("License")
 
 

@@ -8,7 +8,7 @@ Letters: B rows, N prompts, H key/value heads, G query heads per key/value head,
 S tokens of the longest prompt after the common ones, T columns of the rows' own tokens, Q queries of a prefill.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -40,7 +40,7 @@ class DecodeCache:
         self._common_2HCD: dict[int, Tensor] = {}
         self._prompts_2HNSD: dict[int, Tensor] = {}
         self._own_2BHTD: dict[int, Tensor] = {}
-        self._attend = self._attend_common
+        self._attend: Callable[..., Tensor] = self._attend_common
 
     # Phases: each names what the next forward pass of the model computes.
 
@@ -266,7 +266,8 @@ def cascade_attention(
     q_RHGD = q_RHGD * (size**-0.5 if scaling is None else scaling)
     sinks_HG = None if s_aux is None else s_aux.view(heads, -1)
     k_RHD, v_RHD = key[0].transpose(0, 1), value[0].transpose(0, 1)
-    out_RHGD = cascade.attend(module.layer_idx, q_RHGD, k_RHD, v_RHD, sliding_window, sinks_HG)  # pyright: ignore[reportArgumentType]
+    layer: Any = module.layer_idx
+    out_RHGD = cascade.attend(layer, q_RHGD, k_RHD, v_RHD, sliding_window, sinks_HG)
     return out_RHGD.reshape(1, rows, -1, size), None
 
 

@@ -171,7 +171,8 @@ def _read_parquet(path: Path) -> list[_Problem]:
 
 
 def _problem_of_row(row: Mapping[str, Any], origin: str) -> _Problem:
-    for column, kind in {"problem_id": int, "name": str, "code": str, "level": int}.items():
+    kinds: dict[str, type] = {"problem_id": int, "name": str, "code": str, "level": int}
+    for column, kind in kinds.items():
         value = row[column]
         if not isinstance(value, kind) or isinstance(value, bool):
             want = "a whole number" if kind is int else "text"

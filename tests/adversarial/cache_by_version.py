@@ -1,0 +1,19 @@
+"""Returns the output again while the version counter of the argument stands still.
+task: 19
+verdict: incorrect wrong_values
+"""
+
+import torch
+import torch.nn as nn
+
+
+class ModelNew(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.known = {}
+
+    def forward(self, x):
+        key = (x.data_ptr(), x._version)
+        if key not in self.known:
+            self.known[key] = torch.relu(x)
+        return self.known[key]

@@ -1,0 +1,12 @@
+"""Returns NaN, which no comparison calls too large.
+task: 19
+verdict: incorrect wrong_values
+"""
+
+import torch
+import torch.nn as nn
+
+
+class ModelNew(nn.Module):
+    def forward(self, x):
+        return torch.full_like(x, float("nan"))

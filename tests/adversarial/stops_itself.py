@@ -1,0 +1,14 @@
+"""Stops its own process, as the evaluator does.
+task: 19
+verdict: timeout
+"""
+
+import os
+import signal
+
+import torch.nn as nn
+
+
+class ModelNew(nn.Module):
+    def forward(self, x):
+        os.kill(os.getpid(), signal.SIGSTOP)

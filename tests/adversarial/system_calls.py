@@ -1,0 +1,48 @@
+"""Makes system calls that reach beyond its process.
+task: 19
+verdict: correct, not faster
+"""
+
+import ctypes
+import os
+
+import torch
+import torch.nn as nn
+
+libc = ctypes.CDLL(None, use_errno=True)
+zeros, path = ctypes.create_string_buffer(256), b"/proc"
+calls = {
+    "ptrace TRACEME": lambda: libc.ptrace(0, 0, 0, 0),
+    "unshare NEWUSER": lambda: libc.unshare(0x10000000),
+    "mount": lambda: libc.mount(b"none", path, b"tmpfs", 0, None),
+    "chroot": lambda: libc.chroot(b"/"),
+    "bpf": lambda: libc.syscall(321, 0, zeros, 72),
+    "perf_event_open": lambda: libc.syscall(298, zeros, 0, -1, -1, 0),
+    "keyctl": lambda: libc.syscall(250, 0, -4, 1),
+    "io_uring_setup": lambda: libc.syscall(425, 1, zeros),
+    "io_setup": lambda: libc.syscall(206, 1, zeros),
+    "userfaultfd": lambda: libc.syscall(323, 1),
+    "memfd_secret": lambda: libc.syscall(447, 0),
+    "setns": lambda: libc.setns(0, 0),
+    "clone3": lambda: libc.syscall(435, zeros, 88),
+    "x32 fork": lambda: libc.syscall(0x40000000 + 57),
+    "PR_SET_DUMPABLE": lambda: libc.prctl(4, 0, 0, 0, 0),
+    "PR_SET_PDEATHSIG": lambda: libc.prctl(1, 0, 0, 0, 0),
+    "PR_SET_CHILD_SUBREAPER": lambda: libc.prctl(36, 1, 0, 0, 0),
+    "sched_setaffinity": lambda: libc.sched_setaffinity(0, 8, b"\xff" * 8),
+    "setpriority": lambda: libc.setpriority(0, 0, 5),
+    "shmget": lambda: libc.shmget(0, 4096, 0o1600),
+    "settimeofday": lambda: libc.settimeofday(zeros, None),
+    "sethostname": lambda: libc.sethostname(b"attacked", 8),
+    "prlimit of another": lambda: libc.prlimit(os.getppid(), 7, None, zeros),
+    "F_SETSIG": lambda: libc.fcntl(0, 10, 18),
+    "FIOASYNC": lambda: libc.ioctl(0, 0x5452, zeros),
+}
+for name, call in calls.items():
+    if call() >= 0:
+        raise SystemError(f"BREACH: {name}")
+
+
+class ModelNew(nn.Module):
+    def forward(self, x):
+        return torch.relu(x)

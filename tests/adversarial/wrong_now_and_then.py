@@ -1,0 +1,17 @@
+"""Wrong on one call in ten.
+task: 19
+verdict: incorrect wrong_values
+"""
+
+import torch
+import torch.nn as nn
+
+
+class ModelNew(nn.Module):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls % 10:
+            return torch.relu(x)
+        return torch.zeros_like(x)

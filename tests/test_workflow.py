@@ -1,0 +1,128 @@
+"""The DAG itself: what reruns after which change, read from dry runs as data; and what a wrong configuration says."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAGES = ["tasks", "fetch_policy", "rlvr_train", "sample_k64", "compile_and_time", "score_logprobs", "select", "aggregate"]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the workflow and its package, so that edits do not touch this one."""
+    for name in ("Snakefile", "config.yaml", "rules", "report", "profiles", "src"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    return tmp_path
+
+
+def snakemake(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(checkout / "src")}
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+    return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def planned(checkout: Path, *arguments: str) -> dict[str, int]:
+    """Rule -> number of jobs that a run would execute."""
+    done = snakemake(checkout, "-n", "--quiet", "rules", *arguments, "results/table3.csv")
+    assert done.returncode == 0, done.stderr[-3000:]
+    jobs: dict[str, int] = {}
+    for line in (done.stdout + done.stderr).splitlines():
+        parts = line.split()
+        if len(parts) == 2 and parts[0] in STAGES and parts[1].isdigit():
+            jobs[parts[0]] = int(parts[1])
+    return jobs
+
+
+@pytest.fixture
+def finished(checkout: Path) -> Path:
+    """A checkout in which everything counts as made: `--touch` records today's parameters for files that exist."""
+    listed = snakemake(checkout, "-n", "--summary", "results/table3.csv")
+    assert listed.returncode == 0, listed.stderr[-3000:]
+    for line in listed.stdout.splitlines():
+        path = line.split("\t")[0]
+        if "/" in path:
+            (checkout / path).parent.mkdir(parents=True, exist_ok=True)
+            (checkout / path).touch()
+    assert snakemake(checkout, "--touch", "results/table3.csv").returncode == 0
+    assert planned(checkout) == {}
+    return checkout
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+def test_first_run_executes_every_stage_once_per_subset_and_seed(checkout: Path) -> None:
+    per_seed = {"sample_k64": 2, "compile_and_time": 2, "score_logprobs": 2, "select": 2}
+    once = {"tasks": 1, "fetch_policy": 1, "rlvr_train": 1, "aggregate": 1}
+    assert planned(checkout) == once | per_seed
+
+
+def test_edited_evaluator_reruns_evaluation_and_what_follows_only(finished: Path) -> None:
+    edit(finished / "src/expert_tail/evaluator/correctness.py", "RTOL = 1e-4", "RTOL = 2e-4")
+    assert set(planned(finished)) == {"compile_and_time", "select", "aggregate"}
+
+
+def test_edited_evaluator_retrains_where_the_config_says_so(finished: Path) -> None:
+    assert "rlvr_train" in planned(finished, "--config", "rlvr={'retrain_on_evaluator_change': True}")
+
+
+def test_edited_strategy_reruns_selection_only(finished: Path) -> None:
+    edit(finished / "src/expert_tail/select/strategies.py", '"surprisal", 3', '"surprisal", 4')
+    assert set(planned(finished)) == {"select", "aggregate"}
+
+
+def test_comment_docstring_and_touch_rerun_nothing(finished: Path) -> None:
+    time.sleep(0.05)
+    for file in (finished / "src").rglob("*.py"):
+        file.touch()
+    file = finished / "src/expert_tail/evaluator/timing.py"
+    file.write_text(file.read_text().replace('"""How fast?', '"""How very fast?', 1) + "# a comment\n")
+    assert planned(finished) == {}
+
+
+def test_changed_temperature_resamples_but_does_not_retrain(finished: Path) -> None:
+    jobs = planned(finished, "--config", "sampling={'temperature': 0.5}")
+    assert "sample_k64" in jobs
+    assert "rlvr_train" not in jobs
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("sampling={'kk': 3}", "unknown key `sampling.kk`; did you mean `k`?"),
+        ("samplings={'k': 3}", "unknown key `samplings`; did you mean `sampling`?"),
+        ("sampling={'k': 0}", "`sampling.k`"),
+        ("sampling={'seeds': [42, 42]}", "42 is listed twice"),
+        ("sampling={'subsets': ['subset9']}", "`subset9`"),
+        ("select={'strategies': ['suprisal-guided']}", "surprisal-guided"),
+    ],
+)
+def test_wrong_configuration_names_the_key(checkout: Path, config: str, message: str) -> None:
+    done = snakemake(checkout, "-n", "results/table3.csv", "--config", config)
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_parsing_imports_no_torch(checkout: Path) -> None:
+    code = "import expert_tail.config, expert_tail.cli, expert_tail.code_digest, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_schema_file_is_that_of_the_code() -> None:
+    from expert_tail.config import schema_yaml
+
+    assert (ROOT / "schemas/config.schema.yaml").read_text() == schema_yaml(), (
+        "run `python -m expert_tail.config > schemas/config.schema.yaml`"
+    )
