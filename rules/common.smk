@@ -36,3 +36,13 @@ def every(kind):
         subset=CONFIG.sampling.subsets,
         seed=CONFIG.sampling.seeds,
     )
+
+
+def folder_of(name):
+    """The folder in which a job's input `name` (a file, or the first of several) lies."""
+
+    def folder(wildcards, input):
+        files = getattr(input, name)
+        return str(Path(files if isinstance(files, str) else files[0]).parent)
+
+    return folder

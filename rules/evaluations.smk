@@ -11,6 +11,8 @@ rule compile_and_time:
         "artifacts/logs/compile_and_time/{subset}/seed={seed}.log",
     benchmark:
         "artifacts/benchmarks/compile_and_time/{subset}/seed={seed}.tsv"
+    conda:
+        "../envs/cpu.yaml"
     threads: workflow.cores
     resources:
         mem_mb=6000,

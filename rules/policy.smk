@@ -10,11 +10,13 @@ rule fetch_policy:
         "artifacts/logs/fetch_policy.log",
     benchmark:
         "artifacts/benchmarks/fetch_policy.tsv"
-    params:
-        code=digest("fetch_policy"),
-        policy=flags("policy", FetchSettings),
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=3000,
         runtime=30,
+    params:
+        code=digest("fetch_policy"),
+        policy=flags("policy", FetchSettings),
     shell:
         "expert-tail --log {log} fetch_policy --output {output} {params.policy}"

@@ -23,6 +23,8 @@ rule aggregate:
         "artifacts/logs/aggregate.log",
     benchmark:
         "artifacts/benchmarks/aggregate.tsv"
+    conda:
+        "../envs/cpu.yaml"
     params:
         code=digest("aggregate"),
         aggregate=flags("aggregate"),

@@ -20,13 +20,15 @@ rule rlvr_train:
         "artifacts/logs/rlvr_train.log",
     benchmark:
         "artifacts/benchmarks/rlvr_train.tsv"
+    conda:
+        "../envs/cpu.yaml"
     threads: workflow.cores
     resources:
         mem_mb=6000,
         runtime=240,
     params:
         code=digest("rlvr_train", without=_WITHOUT),
-        policy=POLICY,
+        policy=folder_of("policy"),
         rlvr=flags("rlvr"),
         lora=flags("lora"),
         prompt=flags("prompt"),

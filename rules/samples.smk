@@ -14,14 +14,16 @@ rule sample_k64:
         "artifacts/logs/sample_k64/{subset}/seed={seed}.log",
     benchmark:
         "artifacts/benchmarks/sample_k64/{subset}/seed={seed}.tsv"
+    conda:
+        "../envs/cpu.yaml"
     threads: workflow.cores
     resources:
         mem_mb=4000,
         runtime=60,
     params:
         code=digest("sample_k64"),
-        policy=POLICY,
-        adapter=CHECKPOINT,
+        policy=folder_of("policy"),
+        adapter=folder_of("adapter"),
         sampling=flags("sampling", SampleSettings),
         prompt=flags("prompt"),
         runtime=flags("policy", RuntimeSettings),
@@ -43,14 +45,16 @@ rule score_logprobs:
         "artifacts/logs/score_logprobs/{subset}/seed={seed}.log",
     benchmark:
         "artifacts/benchmarks/score_logprobs/{subset}/seed={seed}.tsv"
+    conda:
+        "../envs/cpu.yaml"
     threads: workflow.cores
     resources:
         mem_mb=4000,
         runtime=60,
     params:
         code=digest("score_logprobs"),
-        policy=POLICY,
-        adapter=CHECKPOINT,
+        policy=folder_of("policy"),
+        adapter=folder_of("adapter"),
         prompt=flags("prompt"),
         runtime=flags("policy", RuntimeSettings),
     shell:

@@ -12,6 +12,8 @@ rule select:
         "artifacts/logs/select/{subset}/seed={seed}.log",
     benchmark:
         "artifacts/benchmarks/select/{subset}/seed={seed}.tsv"
+    conda:
+        "../envs/cpu.yaml"
     params:
         code=digest("select"),
         select=flags("select"),

@@ -8,6 +8,8 @@ rule tasks:
         "artifacts/logs/tasks.log",
     benchmark:
         "artifacts/benchmarks/tasks.tsv"
+    conda:
+        "../envs/cpu.yaml"
     params:
         code=digest("tasks"),
         tasks=flags("tasks"),

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STAGES = ["tasks", "fetch_policy", "rlvr_train", "sample_k64", "compile_and_time", "score_logprobs", "select", "aggregate"]
+STAGES = [
+    "tasks",
+    "fetch_policy",
+    "rlvr_train",
+    "sample_k64",
+    "compile_and_time",
+    "score_logprobs",
+    "select",
+    "aggregate",
+]
 
 
 @pytest.fixture

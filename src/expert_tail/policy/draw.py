@@ -45,7 +45,10 @@ def draw(
         seeds=[_combined((*seed, task.task_id)) for task in tasks],
         advance=advance,
     )
-    return [[_made(policy, task, one, prompt.action) for one in of_task] for task, of_task in zip(tasks, completions, strict=True)]
+    return [
+        [_made(policy, task, one, prompt.action) for one in of_task]
+        for task, of_task in zip(tasks, completions, strict=True)
+    ]
 
 
 def prompts_of(policy: Policy, tasks: Sequence[Task], prompt: PromptSettings) -> list[list[int]]:

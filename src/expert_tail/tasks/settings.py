@@ -11,7 +11,9 @@ Ids = Annotated[list[int], Field(min_length=1)]
 
 
 class TaskSettings(Settings):
-    source: str = Field("level1", description="level1 (built in), a KernelBench folder, or a Parquet file with its columns")
+    source: str = Field(
+        "level1", description="level1 (built in), a KernelBench folder, or a Parquet file with its columns"
+    )
     scale: Literal["cpu", "gpu"] = Field("cpu", description="sizes of the built-in suite: gpu is KernelBench's own")
     subsets: dict[str, Ids] = Field({}, description="evaluation subsets by name; all other tasks are for training")
 

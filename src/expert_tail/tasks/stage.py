@@ -32,5 +32,7 @@ def tasks_of(path: Path, subset: str) -> list[Task]:
     rows = artifacts.read(path, "tasks").to_pylist()
     found = [Task(r["task_id"], r["name"], r["level"], r["reference_source"]) for r in rows if r["split"] == subset]
     if not found:
-        raise UserError(f"{path} has no tasks in subset `{subset}`{nearest(subset, sorted({r['split'] for r in rows}))}")
+        raise UserError(
+            f"{path} has no tasks in subset `{subset}`{nearest(subset, sorted({r['split'] for r in rows}))}"
+        )
     return found

@@ -177,7 +177,7 @@ def _problem_of_row(row: Mapping[str, Any], origin: str) -> _Problem:
         if not isinstance(value, kind) or isinstance(value, bool):
             want = "a whole number" if kind is int else "text"
             raise TaskError(f"{origin}: column {column} is {value!r}: it must be {want}")
-        if kind is int and value < 0:
+        if kind is int and row[column] < 0:
             raise TaskError(f"{origin}: column {column} is {value}: it must not be negative")
     return _Problem(f"{origin} ({row['name']})", row["level"], row["problem_id"], row["name"], row["code"])
 
