@@ -25,7 +25,7 @@ STAGES = [
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of the workflow and its package, so that edits do not touch this one."""
-    for name in ("Snakefile", "config.yaml", "rules", "report", "profiles", "src"):
+    for name in ("Snakefile", "config.yaml", "rules", "report", "profiles", "envs", "src"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     return tmp_path
@@ -33,13 +33,13 @@ def checkout(tmp_path: Path) -> Path:
 
 def snakemake(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(checkout / "src")}
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+    command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "2"]
     return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def planned(checkout: Path, *arguments: str) -> dict[str, int]:
     """Rule -> number of jobs that a run would execute."""
-    done = snakemake(checkout, "-n", "--quiet", "rules", *arguments, "results/table3.csv")
+    done = snakemake(checkout, "results/table3.csv", "-n", *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     jobs: dict[str, int] = {}
     for line in (done.stdout + done.stderr).splitlines():
@@ -82,7 +82,7 @@ def test_edited_evaluator_reruns_evaluation_and_what_follows_only(finished: Path
 
 
 def test_edited_evaluator_retrains_where_the_config_says_so(finished: Path) -> None:
-    assert "rlvr_train" in planned(finished, "--config", "rlvr={'retrain_on_evaluator_change': True}")
+    assert "rlvr_train" in planned(finished, "--config", "rlvr={retrain_on_evaluator_change: true}")
 
 
 def test_edited_strategy_reruns_selection_only(finished: Path) -> None:

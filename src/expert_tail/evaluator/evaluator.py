@@ -15,16 +15,17 @@ from filelock import FileLock, Timeout
 
 from expert_tail.code_digest import code_digest
 from expert_tail.errors import UserError
-from expert_tail.evaluator.bench import Bench, Output, Tensor, allocate, check, limits, read_tensor, run, same_bytes
+from expert_tail.evaluator.arm import Arm
+from expert_tail.evaluator.bench import Bench, Output, check
 from expert_tail.evaluator.cache import Cache, cache_folder, key
 from expert_tail.evaluator.correctness import Expected
 from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.hardware import hardware
-from expert_tail.evaluator.process import ForkServer, Worker, WorkerFailure
+from expert_tail.evaluator.process import ForkServer, WorkerFailure
 from expert_tail.evaluator.sandbox import MIN_LAYERS, missing
 from expert_tail.evaluator.settings import EvaluatorSettings
+from expert_tail.evaluator.tensors import Tensor
 from expert_tail.evaluator.timing import Speedup, paired_speedup
-from expert_tail.evaluator.worker import RUN_KEEPING
 from expert_tail.progress import log
 from expert_tail.tasks import Task
 
@@ -122,90 +123,51 @@ class Evaluator:
             bench.close()
 
     def _evaluate_one(self, bench: Bench, source: str) -> Evaluation:
-        worker = self._server.start(limits(self.settings, self.core))
         try:
-            self._prepare(worker, bench, source)
-            speedup = (self._paired if self.settings.protocol == "paired" else self._paper)(worker, bench)
-            return self._verdict(
-                "correct",
-                speedup=speedup.median,
-                speedup_low=speedup.low,
-                speedup_high=speedup.high,
-                kernel_ms=speedup.kernel_ms,
-                baseline_ms=speedup.baseline_ms,
-                trials=speedup.trials,
-            )
+            with bench.prepared(source, "ModelNew") as candidate:
+                speedup = (self._paired if self.settings.protocol == "paired" else self._paper)(candidate, bench)
         except WorkerFailure as failure:
             return self._verdict(failure.status, reason=failure.reason, error=failure.error)
-        finally:
-            worker.close()
+        return self._verdict(
+            "correct",
+            speedup=speedup.median,
+            speedup_low=speedup.low,
+            speedup_high=speedup.high,
+            kernel_ms=speedup.kernel_ms,
+            baseline_ms=speedup.baseline_ms,
+            trials=speedup.trials,
+        )
 
     def _verdict(self, status: str, **columns: str | float | None) -> Evaluation:
         return Evaluation(status, self.digest, self.hardware, sandbox=self._server.sandbox, **columns)  # type: ignore[arg-type]
 
-    def _prepare(self, worker: Worker, bench: Bench, source: str) -> None:
-        """Load, construct and check a candidate; afterwards it is warm and has been right on every case."""
-        path = worker.scratch / "candidate.py"
-        path.write_text(source, errors="replace")
-        blob = worker.scratch / "parameters.pickle"
-        os.link(bench.blob, blob)  # it may read its own folder alone
-        timeout_s = self.settings.timeout_s
-        worker.call({"do": "load", "path": str(path)}, "loaded", timeout_s)
-        construct = {"do": "construct", "name": "ModelNew", "blob": str(blob), "seed": bench.seed}
-        parameters = worker.call(construct, "parameters", timeout_s)
-        self._addresses = allocate(worker, bench.specs, timeout_s)
-        before: list[Tensor] = []
-        for case in bench.cases:
-            _, outputs = run(worker, self._addresses, case.inputs, timeout_s, RUN_KEEPING, bench.outputs)
-            try:
-                check(outputs, case.expected)
-            except WorkerFailure as failure:
-                if parameters == "own":
-                    failure.error += "; its parameters have other names and shapes than the reference's"
-                raise
-            self._check_intact(worker, bench, before)
-            before = outputs
-
-    def _check_intact(self, worker: Worker, bench: Bench, before: list[Tensor]) -> None:
-        """The outputs of the call before, which the worker still holds, must not have been overwritten by this one."""
-        inputs = [
-            range(address, address + value.data.nbytes)
-            for address, value in zip(self._addresses, bench.cases[0].inputs, strict=True)
-            if address is not None
-        ]
-        for output in before:
-            if not output.described or any(output.described["address"] in addresses for addresses in inputs):
-                continue  # it is empty, or views what the parent wrote over
-            if not same_bytes(read_tensor(worker, output.described).data, output.data):
-                raise WorkerFailure("incorrect", "a call overwrites the output of the call before", "output_reused")
-
-    def _paired(self, worker: Worker, bench: Bench) -> Speedup:
+    def _paired(self, candidate: Arm, bench: Bench) -> Speedup:
         """Baseline and candidate in turn, in random order, on fresh inputs; until the interval is tight."""
         settings, start = self.settings, time.monotonic()
-        seconds: dict[Worker, list[float]] = {bench.worker: [], worker: []}
-        addresses = {bench.worker: bench.addresses, worker: self._addresses}
+        seconds: dict[Arm, list[float]] = {bench.baseline: [], candidate: []}
         for pair in range(settings.max_pairs):
             index = settings.correctness_trials + pair
             inputs = bench.inputs(index)
-            outputs: dict[Worker, list[Tensor]] = {}
-            for arm in random.sample([bench.worker, worker], 2):
-                elapsed, outputs[arm] = run(arm, addresses[arm], inputs, settings.timeout_s, wanted=bench.outputs)
+            outputs: dict[Arm, list[Tensor]] = {}
+            for arm in random.sample([bench.baseline, candidate], 2):
+                elapsed, outputs[arm] = arm.run(inputs, settings.timeout_s, wanted=bench.outputs)
                 seconds[arm].append(elapsed)
             # What a timed call must return: the baseline's own output, within the errors of both arms.
-            baseline = zip(outputs[bench.worker], bench.errors(index), strict=True)
-            check(outputs[worker], [Output(tensor, Expected(tensor.values(), 2 * error)) for tensor, error in baseline])
+            baseline = zip(outputs[bench.baseline], bench.errors(index), strict=True)
+            wanted = [Output(tensor, Expected(tensor.values(), 2 * error)) for tensor, error in baseline]
+            check(outputs[candidate], wanted)
             if pair + 1 >= settings.min_pairs:
-                speedup = paired_speedup(seconds[bench.worker], seconds[worker])
+                speedup = paired_speedup(seconds[bench.baseline], seconds[candidate])
                 if speedup.is_tight(settings.precision) or time.monotonic() - start > settings.timing_budget_s:
                     break
-        return paired_speedup(seconds[bench.worker], seconds[worker])
+        return paired_speedup(seconds[bench.baseline], seconds[candidate])
 
-    def _paper(self, worker: Worker, bench: Bench) -> Speedup:
+    def _paper(self, candidate: Arm, bench: Bench) -> Speedup:
         """The published protocol: a few unpaired trials on one input, and the ratio of means, which has no interval."""
         inputs, n = bench.inputs(0), self.settings.paper_trials
         means = []
-        for arm, addresses in ((bench.worker, bench.addresses), (worker, self._addresses)):
-            runs = [run(arm, addresses, inputs, self.settings.timeout_s, wanted=bench.outputs) for _ in range(n)]
+        for arm in (bench.baseline, candidate):
+            runs = [arm.run(inputs, self.settings.timeout_s, wanted=bench.outputs) for _ in range(n)]
             for _, outputs in runs:
                 check(outputs, bench.cases[0].expected)
             means.append(sum(seconds for seconds, _ in runs) / n)
