@@ -1,7 +1,9 @@
 """A task's reference: the inputs drawn, what the outputs must be, and the baseline. Shared by all candidates of a task."""
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +27,12 @@ class Bench:
 
     def __init__(self, server: ForkServer, task: Task, settings: EvaluatorSettings, core: int) -> None:
         self.settings, self._server, self._core = settings, server, core
-        self._workers: list[Worker] = []
+        self._stack = contextlib.ExitStack()
         self._secret = os.urandom(16)  # what inputs are drawn from: no process that runs a candidate ever holds it
         self.seed = self._seed("parameters")  # this one candidates do get
         try:
             self.worker = self._start(is_reference=True)
+            self._stack.callback(self.worker.close)
             source = self.worker.scratch / "candidate.py"
             source.write_text(task.reference_source)
             self.blob = self.worker.scratch / "parameters.pickle"
@@ -47,22 +50,28 @@ class Bench:
             self.outputs = [output.computed for output in self.cases[0].expected]
             self._usable = [VARIATIONS[i] for i, case in found.items() if case is not None and i < len(VARIATIONS)]
             self._errors = [[output.exact.reference_error for output in case.expected] for case in self.cases]
-            self.baseline = self.prepare(task.reference_source, "Model")
+            self.baseline = self._stack.enter_context(self.prepared(task.reference_source, "Model"))
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        for worker in self._workers:
-            worker.close()
+        self._stack.close()
 
-    def prepare(self, source: str, name: str) -> Arm:
+    @contextlib.contextmanager
+    def prepared(self, source: str, name: str) -> Iterator[Arm]:
         """A fresh worker with the class `name` of `source`, warm and right on every case. Raises `WorkerFailure`.
 
         The baseline is made like a candidate, since a process with another history runs the same code up to 5 % faster
         or slower: its memory lies elsewhere.
         """
         worker = self._start()
+        try:
+            yield self._prepare(worker, source, name)
+        finally:
+            worker.close()
+
+    def _prepare(self, worker: Worker, source: str, name: str) -> Arm:
         path, blob = worker.scratch / "candidate.py", worker.scratch / "parameters.pickle"
         path.write_text(source, errors="replace")
         os.link(self.blob, blob)  # it may read its own folder alone
@@ -118,7 +127,7 @@ class Bench:
         return self._usable[self._place(index)]
 
     def _start(self, is_reference: bool = False) -> Worker:
-        """A worker that ends with this bench. The reference's holds a float64 copy, and writes its parameters to a file."""
+        """A new worker. The reference's holds a float64 copy, and writes its parameters to a file."""
         limits = Limits(
             memory_bytes=int(self.settings.memory_gib * 2**30 * (REFERENCE_MEMORY if is_reference else 1)),
             file_bytes=2**32 if is_reference else int(self.settings.output_mib * 2**20),
@@ -126,8 +135,7 @@ class Bench:
             writable=is_reference,
             sandbox=self.settings.sandbox != "off",
         )
-        self._workers.append(self._server.start(limits))
-        return self._workers[-1]
+        return self._server.start(limits)
 
     def _seed(self, purpose: str) -> int:
         return int.from_bytes(hashlib.sha256(self._secret + purpose.encode()).digest()[:6])
