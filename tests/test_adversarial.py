@@ -107,10 +107,8 @@ def test_there_are_enough() -> None:
     honest = [name for name in CASES if name.startswith("honest_")]
     assert len(honest) >= 10
     assert len(CASES) - len(honest) >= 45
-    for case in CASES.values():
-        assert case.name.startswith("honest_") == all(
-            re.match("correct(, faster|, slower)?$", v) for v in case.verdicts
-        )
+    for name in honest:
+        assert all(re.fullmatch("correct(, faster|, slower)?", verdict) for verdict in CASES[name].verdicts)
 
 
 @pytest.mark.parametrize("name", CASES)
