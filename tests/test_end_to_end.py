@@ -16,10 +16,9 @@ def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=540)
 
 
-def test_smoke_run_from_policy_to_table3(tmp_path: Path, smollm2: Path) -> None:
-    policy = f"policy={{'source': 'path:{smollm2}', 'sha256': null}}"
+def test_smoke_run_from_policy_to_table3(tmp_path: Path) -> None:
     target = "results/table3.csv"
-    done = snakemake(tmp_path, target, "--config", policy)
+    done = snakemake(tmp_path, target)
     assert done.returncode == 0, done.stderr[-5000:]
 
     with open(tmp_path / target) as file:
@@ -36,11 +35,11 @@ def test_smoke_run_from_policy_to_table3(tmp_path: Path, smollm2: Path) -> None:
     for name in ("table1.csv", "table2.csv", "table5.csv", "table8.csv", "figure3.png", "figure4.svg"):
         assert (tmp_path / "results" / name).stat().st_size > 0
 
-    again = snakemake(tmp_path, target, "--config", policy)
+    again = snakemake(tmp_path, target)
     assert "Nothing to be done" in again.stdout + again.stderr
 
     samples = tmp_path / "artifacts/samples/subset1/seed=42.parquet"
     samples.write_bytes(samples.read_bytes()[:-100])
-    broken = snakemake(tmp_path, target, "--config", policy, "--forcerun", "compile_and_time")
+    broken = snakemake(tmp_path, target, "--forcerun", "compile_and_time")
     assert broken.returncode != 0
     assert "seed=42.parquet is not a readable Parquet file" in broken.stdout + broken.stderr
