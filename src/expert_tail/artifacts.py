@@ -141,13 +141,8 @@ def write(path: str | Path, kind: str, table: pa.Table | Sequence[dict[str, Any]
 
 def read(path: str | Path, kind: str, columns: list[str] | None = None) -> pa.Table:
     """Read an artifact of `kind`; an `ArtifactError` says which file to remove or which rule to run."""
-    path = Path(path)
-    if not path.exists():
-        raise ArtifactError(f"{path} does not exist; run `snakemake {path}` to make it")
-    try:
+    with _readable(path):
         table = pq.read_table(path, columns=columns)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ArtifactError(f"{path} is not a readable Parquet file ({error}); remove it and run again") from error
     schema = SCHEMAS[kind]
     for name in columns or schema.names:
         if name not in table.column_names:
@@ -162,8 +157,20 @@ def read(path: str | Path, kind: str, columns: list[str] | None = None) -> pa.Ta
 
 def notes(path: str | Path) -> dict[str, str]:
     """The metadata of an artifact: provenance and what its writer noted."""
-    found = pq.read_schema(path).metadata or {}
+    with _readable(path):
+        found = pq.read_schema(path).metadata or {}
     return {key.decode(): value.decode() for key, value in found.items() if key != b"ARROW:schema"}
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    """Turn what Arrow says of a missing or damaged file into an `ArtifactError` with the remedy."""
+    if not Path(path).exists():
+        raise ArtifactError(f"{path} does not exist; run `snakemake {path}` to make it")
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ArtifactError(f"{path} is not a readable Parquet file ({error}); remove it and run again") from error
 
 
 @contextmanager

@@ -1,0 +1,44 @@
+"""Artifacts: whole or not at all, and every way to read a damaged one says which file and what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from expert_tail import artifacts
+
+ROW = {"task_id": 1, "seed": 42, "sample": 0, "scorer": "base", "nll": 2.5, "nll_mean": 0.5, "n_tokens": 5}
+READERS = [lambda path: artifacts.read(path, "logprobs"), artifacts.notes]
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    path = tmp_path / "seed=42.parquet"
+    artifacts.write(path, "logprobs", [ROW], subset="subset1")
+    return path
+
+
+def test_rows_notes_and_provenance_come_back(artifact: Path) -> None:
+    assert artifacts.read(artifact, "logprobs").to_pylist() == [ROW]
+    assert {"subset": "subset1", "kind": "logprobs"}.items() <= artifacts.notes(artifact).items()
+    assert "git_revision" in artifacts.notes(artifact)
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("keep", [0, 3, 100, -100, -1])
+def test_truncated_file_is_named_with_the_remedy(artifact: Path, read, keep: int) -> None:
+    artifact.write_bytes(artifact.read_bytes()[:keep])
+    with pytest.raises(artifacts.ArtifactError, match=r"seed=42\.parquet is not a readable Parquet file.*remove it"):
+        read(artifact)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_missing_file_is_named_with_the_command(tmp_path: Path, read) -> None:
+    with pytest.raises(artifacts.ArtifactError, match=r"x\.parquet does not exist; run `snakemake"):
+        read(tmp_path / "x.parquet")
+
+
+def test_rows_that_do_not_fit_leave_the_old_file(artifact: Path) -> None:
+    with pytest.raises(artifacts.ArtifactError, match="nll_mean"):
+        artifacts.write(artifact, "logprobs", [{k: v for k, v in ROW.items() if k != "nll_mean"}])
+    assert artifacts.read(artifact, "logprobs").num_rows == 1
+    assert [file.name for file in artifact.parent.iterdir()] == [artifact.name]
