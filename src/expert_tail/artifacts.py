@@ -1,7 +1,7 @@
 """Parquet artifacts: one schema a kind, checked on write and on read; written to a temporary name, then renamed.
 
 Every file carries its provenance (package version, git revision, library versions, hardware, the command's settings) in
-the Parquet metadata. Axes and units of the columns are in DESIGN's table, repeated beside each field where not obvious.
+the Parquet metadata. The meaning of a column is beside its field where the name does not say it.
 """
 
 import functools

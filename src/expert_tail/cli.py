@@ -119,9 +119,9 @@ STAGES = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when it did what was asked, 1 on a failure the user can act on, 2 on bad arguments."""
     given = _parser().parse_args(arguments)
-    if given.log:
-        log_to(given.log)
     try:
+        if given.log:
+            log_to(given.log)
         given.run(given)
     except UserError as error:
         log(f"expert-tail {given.command}: {error}")

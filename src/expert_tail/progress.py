@@ -10,6 +10,8 @@ from typing import Protocol, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from expert_tail.errors import UserError
+
 PLAIN_INTERVAL_S = 10.0
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -24,8 +26,13 @@ class Advance(Protocol):
 def log_to(path: Path) -> None:
     """From now on, keep every message and plain progress in `path` too."""
     global _log_file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _log_file = open(path, "w", buffering=1)  # noqa: SIM115 (open for the life of the process)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _log_file = open(path, "w", buffering=1)  # noqa: SIM115 (open for the life of the process)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the log {path}: {error.strerror}; permit writing there, or free space"
+        ) from error
 
 
 def log(message: str) -> None:

@@ -1,4 +1,4 @@
-"""Log-probs of completions under a policy, differentiable, with every shared prefix run once (DESIGN section 5).
+"""Log-probs of completions under a policy, differentiable, with every shared prefix run once.
 
     log p(token_t | prompt, completion_<t) = log softmax(logits / temperature)[token_t],    in float32
 

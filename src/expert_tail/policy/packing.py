@@ -1,4 +1,4 @@
-"""Token trees: many (prompt, completion) sequences in one packed row, each shared prefix once (DESIGN section 5).
+"""Token trees: many (prompt, completion) sequences in one packed row, each shared prefix once.
 
 `[prompt | c_1 | … | c_K]` generalised: whatever two sequences begin with in common is stored once. That covers a few-shot
 prefix shared by all tasks, a prompt shared by its completions, completions that begin alike, and exact duplicates, with

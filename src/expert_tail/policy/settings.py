@@ -18,8 +18,8 @@ class FetchSettings(Settings):
 
 
 class RuntimeSettings(Settings):
-    engine: Literal["auto", "transformers", "vllm"] = Field(
-        "auto", description="what samples; auto: vLLM where it and a GPU are there"
+    engine: Literal["auto", "transformers"] = Field(
+        "auto", description="what samples; this version has the transformers engine alone"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and activations")
@@ -35,11 +35,6 @@ class PromptSettings(Settings):
         "class", description="what it is shown of the task: class Model, or the whole module"
     )
     examples: int = Field(3, ge=0, le=3, description="worked examples before the task")
-
-
-class SamplingSettings(Settings):
-    temperature: float = Field(0.7, gt=0, description="sampling temperature")
-    max_tokens: Count = Field(64, description="longest completion, tokens")
 
 
 class LoraSettings(Settings):

@@ -1,0 +1,45 @@
+"""The command line itself: what cannot be written or is not there is said in one line, without a traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def expert_tail(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "expert_tail", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = expert_tail("--log", str(tmp_path / "file/stage.log"), "tasks", "--show", "5")
+    assert done.returncode == 1
+    assert "cannot write the log" in done.stderr
+    assert "stage.log" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = expert_tail("tasks", "--output", str(tmp_path / "file/tasks.parquet"))
+    assert done.returncode == 1
+    assert "cannot write" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_log_keeps_the_error(tmp_path: Path) -> None:
+    done = expert_tail("--log", str(tmp_path / "a/b.log"), "tasks", "--show", "999")
+    assert done.returncode == 1
+    assert (tmp_path / "a/b.log").read_text() == done.stderr
+    assert "no task 999" in done.stderr
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_engine_that_is_not_there_is_refused(engine: str) -> None:
+    paths = [f"--{name}=x" for name in ("tasks", "policy", "output", "subset")]
+    done = expert_tail("sample_k64", *paths, "--seed=1", "--policy.engine", engine)
+    assert done.returncode == 1
+    assert "`policy.engine`" in done.stderr
+    assert "transformers" in done.stderr
