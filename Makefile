@@ -38,4 +38,4 @@ $(VENV)/.installed: envs/cpu.txt envs/dev.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf artifacts/samples artifacts/evaluations artifacts/logprobs artifacts/selections artifacts/rlvr artifacts/tasks results
+	rm -rf artifacts/samples artifacts/evaluations artifacts/logprobs artifacts/selections artifacts/rlvr artifacts/adapt artifacts/probes artifacts/tasks results

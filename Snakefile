@@ -20,7 +20,11 @@ include: "rules/policy.smk"
 include: "rules/rlvr.smk"
 include: "rules/samples.smk"
 include: "rules/evaluations.smk"
+include: "rules/null_audit.smk"
+include: "rules/headroom.smk"
 include: "rules/selections.smk"
+include: "rules/adapt.smk"
+include: "rules/probes.smk"
 include: "rules/results.smk"
 
 
@@ -34,4 +38,7 @@ rule all:
     default_target: True
     input:
         rules.aggregate.output,
+        rules.adaptation_tables.output,
+        rules.null_audit.output,
+        rules.headroom.output,
         rules.record_config.output,

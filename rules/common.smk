@@ -5,11 +5,15 @@ from snakemake.exceptions import WorkflowError
 from expert_tail.code_digest import code_digest as digest
 from expert_tail.config import parse_config
 from expert_tail.errors import UserError
+from expert_tail.workflow_lock import remove_stale_lock
 
 try:
     CONFIG = parse_config(config)
 except UserError as error:
     raise WorkflowError(f"configuration: {error}") from None
+
+if workflow.is_main_process:  # not in the jobs that it starts
+    remove_stale_lock(Path(".snakemake"))
 
 TASKS = f"artifacts/tasks/{CONFIG.suite}.parquet"
 POLICY = f"artifacts/policy/{CONFIG.policy.name}"
@@ -36,6 +40,11 @@ def every(kind):
         subset=CONFIG.sampling.subsets,
         seed=CONFIG.sampling.seeds,
     )
+
+
+def headroom_of(splits):
+    """The headroom artifacts of these subsets, or of `train`."""
+    return expand("artifacts/headroom/{split}.parquet", split=splits)
 
 
 def folder_of(name):

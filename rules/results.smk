@@ -9,6 +9,7 @@ rule aggregate:
         evaluations=every("evaluations"),
         logprobs=every("logprobs"),
         selections=every("selections"),
+        headroom=headroom_of(CONFIG.sampling.subsets if CONFIG.headroom.mark else []),
     output:
         report("results/table1.csv", caption="../report/table1.rst", category="Tables"),
         report("results/table2.csv", caption="../report/table2.rst", category="Tables"),
@@ -31,7 +32,7 @@ rule aggregate:
     shell:
         "expert-tail --log {log} aggregate --tasks {input.tasks} --rollouts {input.rollouts} --samples {input.samples}"
         " --evaluations {input.evaluations} --logprobs {input.logprobs} --selections {input.selections}"
-        " --output results {params.aggregate}"
+        " --headroom {input.headroom} --output results {params.aggregate}"
 
 
 rule record_config:

@@ -1,7 +1,11 @@
 # Requires: `tasks` of the configuration. Gives: the suite as a table, with the split.
 
+from expert_tail.tasks import files_of
+
 
 rule tasks:
+    input:
+        files_of(CONFIG.tasks.source),
     output:
         TASKS,
     log:

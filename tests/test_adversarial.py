@@ -8,6 +8,7 @@ whose interval must not lie above 1. An attack on the machine that gets through 
 
 import os
 import re
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from expert_tail.evaluator.sandbox import missing
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.tasks import Task, load_suite
 
-SETTINGS = EvaluatorSettings(min_pairs=6, max_pairs=8, timeout_s=5, memory_gib=2)
+SETTINGS = EvaluatorSettings(device="cpu", min_pairs=6, max_pairs=8, timeout_s=5, memory_gib=2)
 TASKS = {task.task_id: task for task in load_suite("level1", "cpu")}
+GPU_TASKS = {task.task_id: task for task in load_suite("level1", "gpu")}
 REPEATS = 3  # an honest interval lies above 1 once in 40 times; a cheat that gains shows it every time
 SECRET = "EXPERT_TAIL_TEST_TOKEN"
 
@@ -36,7 +38,7 @@ class Case:
     verdicts_without_sandbox: tuple[str, ...]
 
 
-def read(path: Path) -> Case:
+def read(path: Path, tasks: dict[int, Task] = TASKS) -> Case:
     source = path.read_text()
     found = re.match(
         r'"""(?P<trick>.+)\ntask: (?P<task>\d+)\nverdict: (?P<verdict>.+)\n(?:verdict without sandbox: (?P<off>.+)\n)?"""\n',
@@ -45,7 +47,7 @@ def read(path: Path) -> Case:
     assert found, f"{path.name} has no such docstring"
     return Case(
         path.stem,
-        TASKS[int(found["task"])],
+        tasks[int(found["task"])],
         source,
         tuple(found["verdict"].split(" | ")),
         tuple(found["off"].split(" | ")) if found["off"] else (),
@@ -53,6 +55,10 @@ def read(path: Path) -> Case:
 
 
 CASES = {case.name: case for case in map(read, sorted(Path(__file__).with_name("adversarial").glob("*.py")))}
+GPU_CASES = {
+    case.name: case
+    for case in (read(path, GPU_TASKS) for path in sorted(Path(__file__).with_name("adversarial").glob("gpu/*.py")))
+}
 WITHOUT_SANDBOX = {name: case for name, case in CASES.items() if case.verdicts_without_sandbox}
 
 
@@ -115,7 +121,31 @@ def test_there_are_enough() -> None:
 def test_verdict(name: str, verdicts: dict[str, Evaluation], evaluator: Evaluator) -> None:
     if missing(verdicts[name].sandbox):
         pytest.skip("this machine has no sandbox; see test_verdict_without_sandbox")
-    found, case = verdicts[name], CASES[name]
+    if "inline_extension" in name and not (shutil.which("c++") and shutil.which("ninja")):
+        pytest.skip("this machine has no C++ compiler or no ninja")
+    check(CASES[name], verdicts[name], evaluator)
+
+
+@pytest.fixture(scope="module")
+def gpu_evaluator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluator]:
+    settings = SETTINGS.model_copy(update={"device": "cuda", "memory_gib": 4.0, "max_pairs": 12, "timeout_s": 10.0})
+    with Evaluator(settings, tmp_path_factory.mktemp("cache")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gpu_verdicts(gpu_evaluator: Evaluator) -> dict[str, Evaluation]:
+    return evaluate_all(gpu_evaluator, GPU_CASES)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", GPU_CASES)
+def test_verdict_on_a_gpu(name: str, gpu_verdicts: dict[str, Evaluation], gpu_evaluator: Evaluator) -> None:
+    check(GPU_CASES[name], gpu_verdicts[name], gpu_evaluator)
+
+
+def check(case: Case, found: Evaluation, evaluator: Evaluator) -> None:
+    """One of the verdicts that the case allows; where timing decides, within `REPEATS` evaluations."""
     for repeat in range(1, REPEATS):
         assert "BREACH" not in found.error
         if any(fits(found, verdict) for verdict in case.verdicts):
@@ -147,7 +177,7 @@ def test_verdict_without_sandbox(name: str, verdicts_without_sandbox: dict[str, 
 
 @pytest.fixture(scope="module")
 def references(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Evaluation]:
-    settings = EvaluatorSettings(min_pairs=6, max_pairs=6)
+    settings = EvaluatorSettings(device="cpu", min_pairs=6, max_pairs=6)
     candidates = [
         Candidate(task, task.reference_source.replace("class Model(", "class ModelNew(")) for task in TASKS.values()
     ]

@@ -258,12 +258,12 @@ def test_table8_by_hand(world: World) -> None:
         6,
     )
     assert (best["speedup_low"], best["speedup_high"]) == (3.6, 4.4)
-    assert (best["roofline_speedup"], best["roofline_share"]) == pytest.approx((12, 4 / 12), rel=1e-4)
+    assert (best["ceiling"], best["ceiling_share"]) == pytest.approx((12, 4 / 12), rel=1e-4)
     assert (best["correct"], best["incorrect"], best["n_distinct"], best["n_distinct_correct"]) == (3, 1, 4, 3)
     assert (best["correct_rate"], best["sample_fast_1"], best["mean_tokens"]) == (0.75, 0.5, 10)
     nothing = only(table, task_id=5, seed=42)
     assert (nothing["speedup"], nothing["fast_1"], nothing["fast_1_confident"]) == (0, 0, 0)
-    assert (nothing["speedup_low"], nothing["kernel_ms"], nothing["roofline_speedup"]) == (None, None, None)
+    assert (nothing["speedup_low"], nothing["kernel_ms"], nothing["ceiling"]) == (None, None, None)
     statuses = ("compile_error", "incorrect", "timeout", "rejected", "correct")
     assert [nothing[status] for status in statuses] == [1, 1, 1, 1, 0]
     unsure = only(table, task_id=12, seed=43)
@@ -302,7 +302,7 @@ def test_roofline_of_zero_or_none_leaves_the_ceiling_empty(tmp_path: Path) -> No
     artifacts.write(path, "evaluations", table.to_arrow())
     world.train({0: [1]})
     world.run()
-    assert world.table(8)["roofline_speedup"].null_count() == 2
+    assert world.table(8)["ceiling"].null_count() == 2
 
 
 def edit(kind: str, seed: int, change: Callable[[pl.DataFrame], pl.DataFrame]) -> Callable[[World], None]:

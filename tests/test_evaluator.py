@@ -8,21 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
 from expert_tail.cli import main
 from expert_tail.errors import UserError
-from expert_tail.evaluator import sandbox
+from expert_tail.evaluator import correctness, sandbox
 from expert_tail.evaluator.correctness import VARIATIONS, expect, mismatch, vary
 from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.evaluator import Candidate, Evaluator
 from expert_tail.evaluator.settings import EvaluatorSettings
-from expert_tail.evaluator.timing import order_statistic, paired_speedup
+from expert_tail.evaluator.timing import Speedup, agreed, order_statistic, paired_speedup
 from expert_tail.tasks import Task, load_suite
 
-SETTINGS = EvaluatorSettings(min_pairs=6, max_pairs=6, timeout_s=4, memory_gib=1)
+SETTINGS = EvaluatorSettings(device="cpu", min_pairs=6, max_pairs=6, timeout_s=4, memory_gib=1)
 
 
 def module(name: str, init: str, forward: str, top: str = "") -> str:
@@ -227,53 +228,91 @@ def test_interval_covers_the_true_ratio_whatever_the_noise(n: int, noise: str) -
     assert covered / repeats > 0.95 - 3 * np.sqrt(0.05 * 0.95 / repeats)
 
 
+def test_replicates_agree_on_no_more_than_all_of_them_show() -> None:
+    replicates = [Speedup(m, m - 0.02, m + 0.03, 1 / m, 1.0, 12) for m in (1.05, 1.01, 1.2)]
+    found = agreed(replicates)
+    assert (found.median, found.kernel_ms, found.trials) == (1.05, 1 / 1.05, 36)
+    assert (found.low, found.high) == pytest.approx((0.99, 1.23))
+
+
+def test_interval_may_be_wider_far_from_one() -> None:
+    assert not Speedup(1.0, 0.97, 1.03, 1, 1, 12).is_tight(0.02)
+    assert Speedup(1.0, 0.995, 1.005, 1, 1, 12).is_tight(0.02)
+    assert Speedup(4.0, 3.8, 4.2, 1, 1, 12).is_tight(0.02)
+    assert not Speedup(4.0, 3.0, 5.0, 1, 1, 12).is_tight(0.02)
+
+
 # Tolerance
 
 
-def bfloat16(values: np.ndarray) -> np.ndarray:
-    bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16).astype(np.uint32).view(np.float32)
-
-
-def product(variation: Any, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    drawn = [rng.random((64, 512), dtype=np.float32), rng.random((512, 48), dtype=np.float32)]
-    a, b = vary(drawn, variation, rng)
-    assert a.dtype == b.dtype == np.float32
+def product(variation: Any, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    a, b = torch.rand(64, 512, generator=rng), torch.rand(512, 48, generator=rng)
+    vary([a, b], variation, rng)
+    assert a.dtype == b.dtype == torch.float32
     return a, b
+
+
+def row(values: torch.Tensor) -> torch.Tensor:
+    return values.double().reshape(1, -1)
 
 
 @pytest.mark.parametrize("variation", VARIATIONS)
 def test_tolerance_passes_other_orders_of_summation_and_no_lower_precision(variation: Any) -> None:
     a, b = product(variation)
-    expected = expect((a @ b).astype(np.float64).ravel(), (a.astype(np.float64) @ b.astype(np.float64)).ravel())
-    assert np.abs((a @ b).ravel() - expected.values).max() == pytest.approx(expected.reference_error)
+    exact = a.double().numpy() @ b.double().numpy()
+    expected = expect(row(a @ b), row(torch.from_numpy(exact)))
+    assert np.abs((a @ b).numpy() - exact).max() == pytest.approx(float(expected.errors_N))
 
-    order = np.random.default_rng(1).permutation(512)
-    in_blocks = sum(a[:, i : i + 16] @ b[i : i + 16] for i in range(0, 512, 16))
-    one_by_one = np.zeros((64, 48), np.float32)
+    order = torch.randperm(512, generator=torch.Generator().manual_seed(1))
+    in_blocks = torch.stack([a[:, i : i + 16] @ b[i : i + 16] for i in range(0, 512, 16)]).sum(0)
+    one_by_one = torch.zeros(64, 48)
     for i in range(512):
         one_by_one += a[:, i, None] * b[i]
     for honest in (a[:, order] @ b[order], in_blocks, one_by_one):
-        assert mismatch(honest.astype(np.float64).ravel(), expected) == ""
+        assert mismatch(row(honest), expected) == ""
 
-    rounded = bfloat16(a) @ bfloat16(b)
-    half = (a.astype(np.float16) @ b.astype(np.float16)).astype(np.float64)
+    rounded = a.bfloat16().float() @ b.bfloat16().float()
+    half = a.half() @ b.half()
     most = a[:, :507] @ b[:507]  # 99 % of the reduction
-    for wrong in (rounded, half, most, np.full((64, 48), expected.values.mean()), np.zeros((64, 48))):
-        assert "values off" in mismatch(wrong.astype(np.float64).ravel(), expected)
+    for wrong in (rounded, half, most, torch.full((64, 48), exact.mean()), torch.zeros(64, 48)):
+        assert "values off" in mismatch(row(wrong), expected)
+
+
+def test_outputs_are_compared_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(correctness, "CHUNK", 7)
+    rng = torch.Generator().manual_seed(0)
+    wanted = torch.rand(3, 50, generator=rng, dtype=torch.float64)
+    expected = expect(wanted.float(), wanted)
+    assert torch.equal(expected.errors_N, (wanted.float() - wanted).abs().amax(dim=1))
+    assert mismatch(wanted, expected) == ""
+    off = wanted.clone()
+    off[2, 48] += 1
+    assert mismatch(off, expected) == "1 of 150 values off, largest difference 1"
+
+
+def test_each_call_is_judged_by_its_own_scale() -> None:
+    wanted = torch.stack([torch.linspace(1, 2, 50), torch.linspace(1000, 2000, 50)]).double()
+    expected = expect(wanted.float(), wanted)
+    assert mismatch(wanted * (1 + 1e-5), expected) == ""
+    off = wanted.clone()
+    off[0, 7] += 0.01  # nothing beside the second call's values
+    assert mismatch(off, expected).startswith("1 of 100 values off")
 
 
 def test_variations_after_the_first_leave_no_constant() -> None:
     """A mean of 10 000 uniform values is nearly one half. Varied, it is not."""
-    rng = np.random.default_rng(0)
+    rng = torch.Generator().manual_seed(0)
     for variation in VARIATIONS[1:]:
-        means = [vary([rng.random((100, 100), dtype=np.float32)], variation, rng)[0].mean() for _ in range(50)]
+        means = []
+        for _ in range(50):
+            vary([drawn := torch.rand(100, 100, generator=rng)], variation, rng)
+            means.append(float(drawn.mean()))
         assert np.ptp(means) > 0.05 * np.mean(np.abs(means))
-    drawn = rng.random((30, 40), dtype=np.float32)
-    (mild,) = vary([drawn], VARIATIONS[1], rng)
-    assert ((mild > 0) == (drawn > 0)).all()
-    assert 0.2 < np.median(mild) / np.median(drawn) < 5
+    drawn = torch.rand(30, 40, generator=rng)
+    vary([mild := drawn.clone()], VARIATIONS[1], rng)
+    assert bool(((mild > 0) == (drawn > 0)).all())
+    assert 0.2 < float(mild.median() / drawn.median()) < 5
 
 
 @pytest.mark.parametrize(
@@ -287,12 +326,12 @@ def test_variations_after_the_first_leave_no_constant() -> None:
     ],
 )
 def test_values_that_are_not_finite_must_be_where_the_reference_has_them(output: list[float], is_right: bool) -> None:
-    wanted = np.array([1.0, np.nan, np.inf])
-    assert (mismatch(np.array(output), expect(wanted, wanted)) == "") == is_right
+    wanted = torch.tensor([[1.0, np.nan, np.inf]], dtype=torch.float64)
+    assert (mismatch(torch.tensor([output], dtype=torch.float64), expect(wanted, wanted)) == "") == is_right
 
 
 def test_whole_numbers_must_be_equal() -> None:
-    wanted = np.arange(5)
+    wanted = torch.arange(5)[None]
     assert mismatch(wanted, expect(wanted, wanted)) == ""
     assert mismatch(wanted + (wanted == 3), expect(wanted, wanted)) == "1 of 5 values differ"
 

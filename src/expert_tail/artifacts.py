@@ -8,9 +8,12 @@ import functools
 import json
 import os
 import platform
+import re
+import shutil
 import subprocess
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from expert_tail import __version__
 from expert_tail.errors import UserError
@@ -94,6 +98,27 @@ SCHEMAS: dict[str, pa.Schema] = {
             *_EVALUATION,
         ]
     ),
+    "null_audit": pa.schema(
+        [
+            ("protocol", pa.string()),
+            ("task_id", pa.int32()),
+            ("repeat", pa.int32()),  # of the task's reference against itself
+            *_EVALUATION,
+        ]
+    ),
+    "headroom": pa.schema(
+        [
+            ("task_id", pa.int32()),
+            ("name", pa.string()),
+            ("split", pa.string()),
+            ("expert", pa.string()),  # the action it is: forward_body, module; null where the task has none
+            ("candidate_sha256", pa.string()),
+            *_EVALUATION,
+            ("ceiling", pa.float64()),  # largest speedup that physics allows: least baseline_ms / roofline_ms
+            ("floor_ms", pa.float64()),  # what moving the task's data takes; null where an expert wins, or not known
+            ("verdict", pa.string()),  # on the task: winnable, not winnable, unknown
+        ]
+    ),
     "logprobs": pa.schema(
         [
             ("task_id", pa.int32()),
@@ -118,7 +143,51 @@ SCHEMAS: dict[str, pa.Schema] = {
         ]
     ),
 }
+_RUN = [pa.field("objective", pa.string()), pa.field("lr", pa.float64())]
+SCHEMAS |= {
+    "adapt_rollouts": pa.schema(
+        [
+            *SCHEMAS["rollouts"],  # advantage: with token_advantages their mean; null where no update follows
+            *_RUN,
+            ("token_advantages", pa.list_(pa.float64())),  # null where all tokens have the same
+            ("prompt_tokens", pa.int32()),
+            ("context_tokens", pa.int32()),  # of the teacher's context; 0 without one
+        ]
+    ),
+    "adapt_evaluations": pa.schema([("step", pa.int32()), *SCHEMAS["evaluations"], *_RUN]),
+    # What a step took. The update is the one that led to this step's checkpoint; the teacher scored this step's rollouts.
+    "accounts": pa.schema(
+        [
+            ("step", pa.int32()),
+            *_RUN,
+            ("rollouts", pa.int32()),
+            ("fresh_rollouts", pa.int32()),
+            ("known", pa.int32()),  # distinct candidates that had been measured before
+            ("measured", pa.int32()),  # … and that were measured now
+            ("loss", pa.float64()),  # of the update; null at step 0
+            ("gradient_norm", pa.float64()),
+            ("student_tokens", pa.int64()),  # prompt and completion of every rollout, as the paper counts
+            ("fresh_tokens", pa.int64()),
+            ("teacher_tokens", pa.int64()),  # context and completion of every rollout that was scored in hindsight
+            ("sampling_computed", pa.int64()),  # tokens that went through the model
+            ("scoring_computed", pa.int64()),
+            ("update_computed", pa.int64()),
+            ("sampling_s", pa.float64()),
+            ("evaluating_s", pa.float64()),
+            ("scoring_s", pa.float64()),
+            ("update_s", pa.float64()),
+        ]
+    ),
+    "probes": pa.schema(
+        [
+            *SCHEMAS["logprobs"],
+            ("nll_tail", pa.float64()),  # mean over the quarter of the tokens (rounded up) with the lowest log-probs
+        ]
+    ),
+}
 EVALUATION_COLUMNS = [name for name, _ in _EVALUATION]
+
+ABANDONED_S = 24 * 3600  # a temporary file of another machine, whose processes cannot be asked after, is left over then
 
 
 class ArtifactError(UserError):
@@ -177,12 +246,14 @@ def _readable(path: str | Path) -> Iterator[None]:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed to `path`, else removed.
 
-    A full disk or a folder that may not be written is a `UserError` that names `path`.
+    What writers of `path` that were killed have left is removed first. A full disk or a folder that may not be written is
+    a `UserError` that names `path`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{os.getpid()}@{_machine()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -191,11 +262,78 @@ def replacing(path: str | Path) -> Iterator[Path]:
         if error.errno is None:
             raise
         raise UserError(
-            f"cannot write {path}: {error.strerror}; free space or permit writing there, then run again"
+            f"cannot write {path}: {os.strerror(error.errno)}; free space or permit writing there, then run again"
         ) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def publish(source: Path, target: Path, *, without: Collection[str] = ()) -> None:
+    """Give the files of the folder `source` to `target`, each whole or not at all.
+
+    They are hard links where there are such, of today: Snakemake compares dates. So `source` must be a folder that it
+    does not watch.
+    """
+    for file in sorted(source.iterdir()):
+        if file.name in without:
+            continue
+        with replacing(target / file.name) as temporary:
+            try:
+                os.link(file, temporary)
+                os.utime(temporary)
+            except OSError:
+                shutil.copyfile(file, temporary)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other runs out of `folder`, with a `UserError`. The kernel ends this lock with the process, however it ends."""
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another run is using {folder}; wait until it has ended, or give another folder") from None
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder}: {os.strerror(error.errno or 0)}; free space or permit writing there"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files of `path` whose writer is dead; one that is still writing keeps its own."""
+    prefix = f".{path.name}."
+    with os.scandir(path.parent) as entries:
+        found = [entry for entry in entries if entry.name.startswith(prefix) and entry.name.endswith(".tmp")]
+    for entry in found:
+        writer = re.fullmatch(r"[0-9a-f]{8}\.(\d+)@(.+)\.tmp", entry.name.removeprefix(prefix))
+        if not writer:
+            continue  # of another path, which begins alike
+        with suppress(OSError):  # another process removes it, too
+            age_s = time.time() - entry.stat().st_mtime
+            if (not _is_alive(int(writer[1]))) if writer[2] == _machine() else age_s > ABANDONED_S:
+                os.unlink(entry)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it lives, and is another user's
+    return True
+
+
+@functools.cache
+def _machine() -> str:
+    """Where a process id means this process: the host and, in containers that share its name, the process namespace."""
+    return f"{platform.node()}-{os.stat('/proc/self/ns/pid').st_ino}"
 
 
 def _complete(row: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Stages are described here and imported when they run, so that `--help` and the S
 """
 
 import argparse
+import errno
 import importlib
 import json
 import os
@@ -24,7 +25,7 @@ class Stage:
     """A subcommand that calls `expert_tail.{name}.stage.run` with these arguments, by name.
 
     `sections` maps a parameter to (config section, "module:class" of its settings); `paths` are required files or
-    folders, `optional` ones may be left out, `lists` take one or more.
+    folders, `optional` ones may be left out, `lists` take any number.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Stage:
     values: dict[str, tuple[type, str]] = field(default_factory=dict)
 
 
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _POLICY = {
     "prompt": ("prompt", "expert_tail.policy.settings:PromptSettings"),
     "runtime": ("policy", "expert_tail.policy.settings:RuntimeSettings"),
@@ -83,6 +85,36 @@ STAGES = (
         paths={**_TASKS, "samples": "samples to read", "output": "evaluations to write (Parquet)"},
     ),
     Stage(
+        "null_audit",
+        "every evaluation task's reference against itself, many times, under each protocol: how often is it called faster?",
+        sections={
+            "settings": ("null_audit", "expert_tail.null_audit.settings:NullAuditSettings"),
+            **_EVALUATOR,
+        },
+        paths={
+            **_TASKS,
+            "measurements": "folder for PROTOCOL.parquet, one row a repeat",
+            "output": "folder for null_audit.csv and figure_null_audit",
+        },
+    ),
+    Stage(
+        "time_experts",
+        "evaluate the project's own expert solutions of a split, and judge which of its tasks are winnable",
+        sections={"settings": ("headroom", "expert_tail.time_experts.settings:HeadroomSettings"), **_EVALUATOR},
+        paths={
+            **_TASKS,
+            "experts": "folder of experts, ACTION/TASK_ID.py",
+            "output": "headroom of the split to write (Parquet)",
+        },
+        values={"split": (str, "subset of the tasks, or train")},
+    ),
+    Stage(
+        "headroom",
+        "table and figure of what there is to be won on each task",
+        paths={"output": "folder for headroom.csv and figure_headroom"},
+        lists={"measured": "headroom to read, …/SPLIT.parquet"},
+    ),
+    Stage(
         "score_logprobs",
         "surprisal of every sample at temperature 1 under a checkpoint",
         sections=_POLICY,
@@ -102,6 +134,50 @@ STAGES = (
         values={"subset": (str, "subset of the tasks")},
     ),
     Stage(
+        "adapt",
+        "adapt a checkpoint to the tasks it is judged by; resumes after its last finished step",
+        sections={
+            "run": ("run", "expert_tail.adapt.settings:Run"),
+            "draws": ("sampling", "expert_tail.policy.settings:DrawSettings"),
+            **_POLICY,
+            **_EVALUATOR,
+        },
+        paths={
+            **_READS_POLICY,
+            "adapter": "folder of the checkpoint to start from",
+            "state": "folder for finished steps",
+            "output": "folder for the steps, …/NAME of the run",
+        },
+    ),
+    Stage(
+        "best_of_adaptation",
+        "the adapter of the step whose rollouts have the highest fast_1",
+        paths={"output": "folder of the adapter to write"},
+        lists={"evaluations": "evaluations of all steps of a run, each in its step's folder"},
+    ),
+    Stage(
+        "nll_probe",
+        "surprisal of fixed samples under a checkpoint of an adaptation run",
+        sections=_POLICY,
+        paths={
+            **_READS_POLICY,
+            "adapter": "the checkpoint's folder, …/RUN/step=N",
+            "samples": "samples to read",
+            "output": "probes to write (Parquet)",
+        },
+    ),
+    Stage(
+        "adaptation_tables",
+        "tables of adaptation runs and of their probes",
+        sections={
+            "settings": ("aggregate", "expert_tail.aggregate.settings:AggregateSettings"),
+            "adaptation": ("adaptation", "expert_tail.adapt.settings:AdaptationSettings"),
+        },
+        paths={"runs": "folder that holds the runs", "output": "folder for the tables"},
+        lists={"probes": "probes, …/RUN/step=N.parquet", "evaluations": "evaluations of the probed samples"},
+        values={"budget": (int, "rollouts of a task that Best-of-N draws")},
+    ),
+    Stage(
         "aggregate",
         "tables and figures",
         sections={"settings": ("aggregate", "expert_tail.aggregate.settings:AggregateSettings")},
@@ -111,6 +187,7 @@ STAGES = (
             "evaluations": "their evaluations",
             "logprobs": "their log-probs",
             "selections": "their selections",
+            "headroom": "headroom of the subsets, …/SUBSET.parquet, to mark tasks by",
         },
     ),
 )
@@ -123,16 +200,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.log:
             log_to(given.log)
         given.run(given)
+        sys.stdout.flush()
     except UserError as error:
         log(f"expert-tail {given.command}: {error}")
         return 2 if error.is_usage else 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 1
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+            what = f"cannot write {error.filename or 'the output'}: {os.strerror(error.errno)}"
+            log(f"expert-tail {given.command}: {what}; free space or permit writing there, then run again")
+            _discard_output()
+            return 1
         log_quietly(traceback.format_exc())
         raise
     return 0
+
+
+def _discard_output() -> None:
+    """What is still to be printed would fail again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -147,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
         for name, text in stage.optional.items():
             command.add_argument(f"--{name}", type=Path, help=text)
         for name, text in stage.lists.items():
-            command.add_argument(f"--{name}", type=Path, nargs="+", required=True, help=text)
+            command.add_argument(f"--{name}", type=Path, nargs="*", required=True, help=text)
         for name, (kind, text) in stage.values.items():
             command.add_argument(f"--{name}", type=kind, required=True, help=text)
         for section, place in stage.sections.values():
@@ -221,7 +309,9 @@ def _add_evaluate(commands: Any) -> None:
     )
     command.add_argument("--suite", default="level1", help="level1 (default), a KernelBench folder or a Parquet file")
     command.add_argument("--scale", choices=("cpu", "gpu"), help="sizes of the built-in suite (default: the device's)")
-    command.add_argument("--device", choices=("auto", "cpu"), default="auto", help="short for --evaluator.device")
+    command.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="short for --evaluator.device"
+    )
     command.add_argument(
         "--protocol", choices=("paired", "paper"), default="paired", help="short for --evaluator.protocol"
     )
@@ -240,7 +330,11 @@ def _evaluate(given: argparse.Namespace) -> None:
     row = evaluate_file(
         given.candidate, given.task, given.action, given.suite, given.scale, settings, use_cache=not given.no_cache
     )
-    print(json.dumps(row, indent=None if given.json else 1))
+    print(json.dumps(row, indent=None if given.json else 1), flush=True)
+    if row["reason"] == "reference_failed":
+        raise UserError(
+            f"no verdict on the candidate: the reference of task {given.task} fails itself, as `error` says; correct the task"
+        )
 
 
 def _add_cache(commands: Any) -> None:

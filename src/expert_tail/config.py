@@ -8,14 +8,18 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from expert_tail.adapt.settings import AdaptationSettings
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.evaluator.settings import EvaluatorSettings
+from expert_tail.nll_probe.settings import ProbeSettings
+from expert_tail.null_audit.settings import NullAuditSettings
 from expert_tail.policy.settings import LoraSettings, PolicySettings, PromptSettings
 from expert_tail.rlvr_train.settings import RlvrSettings
 from expert_tail.sample_k64.settings import SampleRuns
 from expert_tail.select.settings import SelectSettings
 from expert_tail.settings import Settings, nearest
 from expert_tail.tasks.settings import TaskSettings
+from expert_tail.time_experts.settings import HeadroomSettings
 
 
 class Config(Settings):
@@ -25,7 +29,16 @@ class Config(Settings):
     lora: LoraSettings = Field(LoraSettings(), description="the adapter that training changes")
     rlvr: RlvrSettings = Field(RlvrSettings(), description="training before the test-time comparison")
     sampling: SampleRuns = Field(SampleRuns(), description="samples that selection chooses from")
+    adaptation: AdaptationSettings = Field(
+        AdaptationSettings(),
+        description="gradient adaptation at test time; draws like `sampling`, from the last checkpoint",
+    )
+    probes: ProbeSettings = Field(ProbeSettings(), description="surprisal of Best-of-N samples along trajectories")
     evaluator: EvaluatorSettings = Field(EvaluatorSettings(), description="verdict and timing")
+    null_audit: NullAuditSettings = Field(
+        NullAuditSettings(), description="how often the evaluator calls a reference faster than itself"
+    )
+    headroom: HeadroomSettings = Field(HeadroomSettings(), description="what expert solutions of our own reach")
     select: SelectSettings = Field(SelectSettings(), description="selection strategies")
     aggregate: AggregateSettings = Field(AggregateSettings(), description="tables and figures")
 
@@ -37,6 +50,35 @@ class Config(Settings):
                     f"`sampling.subsets` names `{name}`, which `tasks.subsets` has not{nearest(name, self.tasks.subsets)}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _runs_fit(self) -> "Config":
+        for name, run in self.adaptation.runs.items():
+            if run.subset is not None and run.subset not in self.tasks.subsets:
+                raise ValueError(
+                    f"`adaptation.runs.{name}.subset` is `{run.subset}`, which `tasks.subsets` has not"
+                    f"{nearest(run.subset, self.tasks.subsets)}"
+                )
+        for name in self.probes.runs:
+            if name not in self.adaptation.runs:
+                raise ValueError(
+                    f"`probes.runs` names `{name}`, which `adaptation.runs` has not{nearest(name, self.adaptation.runs)}"
+                )
+            if self.subset_of(name) is None:
+                raise ValueError(
+                    f"`probes.runs` names `{name}`, whose task is in no subset, so nothing is sampled of it"
+                )
+        return self
+
+    def subset_of(self, run: str) -> str | None:
+        """The subset that an adaptation run is on, or that holds its single task; None for a training task."""
+        chosen = self.adaptation.runs[run]
+        holding = (name for name, ids in self.tasks.subsets.items() if chosen.task in ids)
+        return chosen.subset or next(holding, None)
+
+    @property
+    def probe_seed(self) -> int:
+        return self.sampling.seeds[0] if self.probes.seed is None else self.probes.seed
 
     @property
     def suite(self) -> str:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -44,9 +44,17 @@ def log(message: str) -> None:
 
 
 def log_quietly(message: str) -> None:
-    """To the log file alone."""
-    if _log_file:
+    """To the log file alone. Where that cannot be written any more, the log ends and the work goes on."""
+    global _log_file
+    if not _log_file:
+        return
+    try:
         print(message, file=_log_file)
+    except OSError as error:
+        ended, _log_file = _log_file, None
+        with suppress(OSError):
+            ended.close()  # now, since at exit the interpreter would complain of it
+        log(f"the log {ended.name} ends here: {error.strerror}")
 
 
 @contextmanager

@@ -5,7 +5,8 @@ import difflib
 import json
 import shlex
 from collections.abc import Iterable
-from typing import Any, Self, TypeVar, get_origin
+from types import UnionType
+from typing import Any, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -22,6 +23,8 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_flags(cls, values: Any) -> Any:
+        if isinstance(values, str) and values.startswith("{"):
+            values = json.loads(values)
         if not isinstance(values, dict):
             return values
         kinds = {name: get_origin(field.annotation) for name, field in cls.model_fields.items()}
@@ -77,8 +80,10 @@ def _parsed(value: Any, kind: Any) -> Any:
 
 
 def _as_text(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        return value.model_dump_json()
     if isinstance(value, dict):
-        return json.dumps(value, sort_keys=True)
+        return json.dumps(value, sort_keys=True, default=lambda section: section.model_dump())
     if isinstance(value, (list, tuple)):
         return ",".join(_as_text(item) for item in value)
     if isinstance(value, bool):
@@ -98,12 +103,17 @@ def _explain(model: type[BaseModel], problem: Any, where: str) -> str:
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> Iterable[str]:
+    """Keys of the section at `path`, below nested sections and dictionaries of sections."""
+    at: Any = model
     for part in path:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return model.model_fields
+        if get_origin(at) is dict:
+            at = get_args(at)[1]
+            continue
+        field = getattr(at, "model_fields", {}).get(part)
+        at = field.annotation if field else None
+        if get_origin(at) is UnionType:
+            at = get_args(at)[0]  # of `Section | None`
+    return getattr(at, "model_fields", [])
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,7 +1,6 @@
-"""The figures, drawn from the tables. Same input, same bytes: no dates, no random ids, matplotlib's own font."""
+"""The figures, drawn from the tables."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -12,38 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from expert_tail.artifacts import replacing
+from expert_tail.figure_style import BLUE, DOTS, GREY, INK, STYLE, TIMES, VERMILLION, WIDTH
 from expert_tail.select.strategies import ORACLE
-
-# Okabe and Ito's palette: told apart with every common colour blindness, and in grey.
-BLUE, VERMILLION, GREY, INK = "#0072B2", "#D55E00", "#6E6E6E", "#222222"
-DOTS: Any = (0, (1, 1.5))
-TIMES = "\N{MULTIPLICATION SIGN}"
-STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "svg.hashsalt": "expert-tail",
-    "text.color": INK,
-    "xtick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.color": GREY,
-    "ytick.labelcolor": INK,
-}
-WIDTH, DPI = 7.2, 200  # inches; 1440 pixels, twice the width of a README
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write `path`.png and `path`.svg."""
-    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
-        with matplotlib.rc_context(STYLE), replacing(path.with_suffix(suffix)) as temporary:
-            figure.savefig(temporary, format=suffix[1:], dpi=DPI, metadata=metadata)
 
 
 def scaling(table: pl.DataFrame, confidence: float) -> Figure:
@@ -206,8 +175,9 @@ def _colours(table: pl.DataFrame) -> list[str]:
 
 
 def _title(table: pl.DataFrame) -> str:
-    tasks, seeds = table["n_tasks"][0], table["n_seeds"][0]
-    return f"{table['subset'][0]}: {tasks} task{'s' * (tasks != 1)}, {seeds} seed{'s' * (seeds != 1)}"
+    tasks, seeds, unwinnable = (table[column][0] for column in ("n_tasks", "n_seeds", "n_not_winnable"))
+    mark = f" ({unwinnable} not winnable)" if unwinnable else ""
+    return f"{table['subset'][0]}: {tasks} task{'s' * (tasks != 1)}{mark}, {seeds} seed{'s' * (seeds != 1)}"
 
 
 def _percent(axis: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -11,8 +12,10 @@ from expert_tail.aggregate import figures, tables
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.artifacts import ArtifactError, replacing
 from expert_tail.errors import UserError
+from expert_tail.figure_style import save
 from expert_tail.progress import log, progress
 from expert_tail.select.stage import AGAIN, KEYS, join_samples, load, refuse
+from expert_tail.time_experts.verdict import NOT_WINNABLE, UNKNOWN
 
 Cells = dict[tuple[str, int], Path]  # the file of each (subset, seed)
 
@@ -31,22 +34,25 @@ def run(
     selections: list[Path],
     rollouts: Path,
     output: Path,
+    headroom: Sequence[Path] = (),
 ) -> None:
     """Write the tables and figures to the folder `output`, each file whole or not at all.
 
-    The four lists hold one file per subset and seed, at `.../{subset}/seed={seed}.parquet`. Raises `ArtifactError`
+    The four lists hold one file per subset and seed, at `.../{subset}/seed={seed}.parquet`; `headroom` marks tasks. Raises `ArtifactError`
     with the file and the key where artifacts are damaged or do not fit together, `UserError` where a file is missing
     from a list.
     """
     names = load(tasks, "tasks", ["task_id", "name"]).unique("task_id", keep="first", maintain_order=True)
+    names = _marked(names, headroom)
     all_samples, picks = _load_cells(samples, evaluations, logprobs, selections)
     refuse(all_samples.join(names, on="task_id", how="anti"), ["task_id"], f"{tasks} lacks", f"; {AGAIN}")
     training = load(rollouts, "rollouts", _ROLLOUTS)
     if training.is_empty():
         raise ArtifactError(f"{rollouts} has no rollouts; {AGAIN}")
 
-    strategies = rounded(tables.strategies(picks, settings))
-    scaling = rounded(tables.scaling(all_samples, settings))
+    unwinnable = _unwinnable(all_samples, names)
+    strategies = rounded(tables.strategies(picks, settings)).join(unwinnable, on="subset", maintain_order="left")
+    scaling = rounded(tables.scaling(all_samples, settings)).join(unwinnable, on="subset", maintain_order="left")
     results = {
         "table1": strategies,
         "table2": scaling,
@@ -57,9 +63,25 @@ def run(
     for name, table in results.items():
         with replacing(output / f"{name}.csv") as temporary:
             temporary.write_text(table.write_csv())
-    figures.save(figures.scaling(scaling, settings.confidence), output / "figure3")
-    figures.save(figures.strategies(strategies, settings.confidence), output / "figure4")
+    save(figures.scaling(scaling, settings.confidence), output / "figure3")
+    save(figures.strategies(strategies, settings.confidence), output / "figure4")
     log(f"aggregate: {len(results)} tables and 2 figures of {all_samples.height} samples -> {output}")
+
+
+def _marked(names: pl.DataFrame, headroom: Sequence[Path]) -> pl.DataFrame:
+    """Add the column headroom: the verdict on each task, unknown where it was not measured."""
+    schema = pl.Schema({"task_id": pl.Int32, "headroom": pl.String})
+    found = [load(path, "headroom", ["task_id", "verdict"]).rename({"verdict": "headroom"}) for path in headroom]
+    verdicts = pl.concat([pl.DataFrame(schema=schema), *found]).unique("task_id")
+    return names.join(verdicts, on="task_id", how="left", maintain_order="left").with_columns(
+        pl.col("headroom").fill_null(UNKNOWN)
+    )
+
+
+def _unwinnable(samples: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
+    """How many tasks of each subset have nothing to be won."""
+    tasks = samples.select("subset", "task_id").unique().join(names, on="task_id")
+    return tasks.group_by("subset").agg(n_not_winnable=(pl.col("headroom") == NOT_WINNABLE).sum())
 
 
 def rounded(table: pl.DataFrame) -> pl.DataFrame:

@@ -4,7 +4,7 @@
 speedup_high, kernel_ms, baseline_ms, roofline_ms, fast_1 and fast_1_confident (booleans), candidate (64-bit hash),
 n_tokens. `picks` has one row per subset, task, seed and strategy: fast_1, fast_1_confident, speedup,
 evaluations_used, pick_nll and pick_nll_mean (null where nothing was picked). Both are complete grids: every task of a
-subset has every seed. Rates are fractions in 0..1, surprisal is in nats. In column names `_std` is the standard
+subset has every seed. `names` has a task's name and headroom: winnable, not winnable or unknown. Rates are fractions in 0..1, surprisal is in nats. In column names `_std` is the standard
 deviation over seeds of the mean over tasks (empty with one seed), `_low` and `_high` bound the interval of the
 configured confidence (see `statistics`).
 """
@@ -137,7 +137,7 @@ def headline(picks: pl.DataFrame, samples: pl.DataFrame, names: pl.DataFrame) ->
         .with_columns(task_id=pl.lit(None, dtype=pl.Int32))
     )
     table = pl.concat([rows, means], how="diagonal_relaxed").with_columns(_rank("strategy"))
-    columns = [*TASK, "name", "strategy"]
+    columns = [*TASK, "name", "headroom", "strategy"]
     columns += [column for value in values for column in (value, f"{value}_std")]
     columns += ["won", "best_speedup", "evaluations_used", "pick_nll", "pick_nll_mean"]
     columns += ["n_seeds", "n_samples", "n_correct", "n_distinct_correct"]
@@ -194,9 +194,9 @@ def best_of_k(samples: pl.DataFrame, names: pl.DataFrame, settings: AggregateSet
     fast_1 and fast_1_confident are of that sample, sample_fast_1 and sample_fast_1_confident the rates among all
     samples, with Wilson intervals: within one task and seed samples are independent draws. speedup_low and
     speedup_high are the measured interval of the best sample; choosing the best of many favours lucky measurements,
-    and the interval does not correct for that. roofline_speedup is the largest that the device allows (baseline_ms /
-    roofline_ms, empty where it is not known), roofline_share how much of it was reached. The last columns count the
-    samples of each status.
+    and the interval does not correct for that. ceiling is the largest speedup that the device allows (baseline_ms /
+    roofline_ms, empty where it is not known), ceiling_share how much of it was reached (speedup / ceiling). The last
+    columns count the samples of each status.
     """
     correct = pl.col("status") == "correct"
     ceiling = pl.when(pl.col("roofline_ms") > 0).then(pl.col("baseline_ms") / pl.col("roofline_ms"))
@@ -204,8 +204,8 @@ def best_of_k(samples: pl.DataFrame, names: pl.DataFrame, settings: AggregateSet
         samples.filter(correct)
         .sort("speedup", "sample", descending=[True, False])
         .unique(CELL, keep="first", maintain_order=True)
-        .with_columns(pl.col(FAST).cast(pl.Int32), roofline_speedup=ceiling)
-        .with_columns(roofline_share=pl.col("speedup") / pl.col("roofline_speedup"))
+        .with_columns(pl.col(FAST).cast(pl.Int32), ceiling=ceiling)
+        .with_columns(ceiling_share=pl.col("speedup") / pl.col("ceiling"))
     )
     measured = [
         "speedup",
@@ -213,8 +213,8 @@ def best_of_k(samples: pl.DataFrame, names: pl.DataFrame, settings: AggregateSet
         "speedup_high",
         "kernel_ms",
         "baseline_ms",
-        "roofline_speedup",
-        "roofline_share",
+        "ceiling",
+        "ceiling_share",
     ]
     cells = samples.group_by(CELL).agg(
         pl.len().alias("k"),
@@ -235,7 +235,8 @@ def best_of_k(samples: pl.DataFrame, names: pl.DataFrame, settings: AggregateSet
     table = cells.join(best.select([*CELL, *FAST, *measured]), on=CELL, how="left").join(
         names, on="task_id", how="left"
     )
-    columns = [*TASK, "name", "seed", "k", *FAST, *measured, *rates, "n_distinct", "n_distinct_correct", "mean_tokens"]
+    columns = [*TASK, "name", "headroom", "seed", "k", *FAST, *measured, *rates]
+    columns += ["n_distinct", "n_distinct_correct", "mean_tokens"]
     return table.with_columns(pl.col(*FAST, "speedup").fill_null(0)).sort(CELL).select(*columns, *STATUSES)
 
 

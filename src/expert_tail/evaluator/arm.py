@@ -1,65 +1,81 @@
-"""One side of a comparison: a worker with a model in it, and where its inputs go. Baseline and candidate are one each."""
+"""One side of a comparison: a worker with a model in it, and the memory it shares. Baseline and candidate are one each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from expert_tail.evaluator.layout import Inputs, Layout
+from expert_tail.evaluator.memory import Memory
 from expert_tail.evaluator.process import Worker, WorkerFailure, forged
-from expert_tail.evaluator.tensors import Tensor, is_address, read_tensor, same_bytes
-from expert_tail.evaluator.worker import RUN
+from expert_tail.evaluator.tensors import Source, Tensor, read_tensor, same_bytes
+from expert_tail.evaluator.worker import RUN, RUN_IDLE
+
+
+@dataclass(frozen=True, eq=False)
+class Ran:
+    """One run of an arm: its seconds by the parent's clock, and the outputs of each call."""
+
+    seconds: float
+    outputs: list[list[Tensor]]
+    spans: Any  # the device memory they lie in, as the worker described it
 
 
 @dataclass(frozen=True, eq=False)
 class Arm:
     worker: Worker
-    addresses: list[int | None]  # of the input buffers in the worker; None for plain values
+    memory: Memory
 
-    @classmethod
-    def allocate(cls, worker: Worker, specs: list[dict[str, Any]], timeout_s: float) -> "Arm":
-        """Have the worker make input buffers."""
-        answer = worker.call({"do": "allocate", "specs": specs}, "addresses", timeout_s)
-        if not isinstance(answer, list) or [is_address(x) for x in answer] != ["dtype" in spec for spec in specs]:
-            raise forged()
-        return cls(worker, answer)
+    def allocate(self, layout: Layout, timeout_s: float) -> None:
+        self.memory.allocate(layout, timeout_s)
 
     def run(
-        self, inputs: list[Any], timeout_s: float, command: bytes = RUN, wanted: Sequence[Tensor] | None = None
-    ) -> tuple[float, list[Tensor]]:
-        """Run the model once on `inputs`; seconds by the parent's clock, and the outputs. The worker stays frozen.
+        self, inputs: Inputs, timeout_s: float, command: bytes = RUN, wanted: Sequence[Tensor] | None = None
+    ) -> Ran:
+        """Run the model once on each call's inputs. The worker stays frozen.
 
         Raises `WorkerFailure`, also for a model that changed its inputs, or whose outputs are not like `wanted`, if given.
         """
-        for address, value in zip(self.addresses, inputs, strict=True):
-            if address is not None:
-                self.worker.write(address, value.data)
-        seconds, described = self.worker.run(command, timeout_s)
-        if not isinstance(described, list):
+        self.memory.write(inputs)
+        ran = self._run(command, inputs.n_calls, timeout_s, wanted)
+        if not self.memory.holds(inputs):
+            raise WorkerFailure("incorrect", "the inputs are changed after the call", "input_mutated")
+        return ran
+
+    def idle(self, n_calls: int, timeout_s: float) -> float:
+        """Seconds that a run of no work takes, until the last run's outputs are read again."""
+        return self._run(RUN_IDLE, n_calls, timeout_s, None).seconds
+
+    def _run(self, command: bytes, n_calls: int, timeout_s: float, wanted: Sequence[Tensor] | None) -> Ran:
+        run = self.worker.run(b"%s %d" % (command, n_calls), timeout_s)
+        seconds, source = self.memory.outputs(run)
+        if not isinstance(run.outputs, list) or len(run.outputs) != n_calls:
             raise forged()
-        if wanted is not None and len(described) != len(wanted):
-            raise WorkerFailure(
-                "incorrect", f"returned {len(described)} tensors instead of {len(wanted)}", "wrong_arity"
-            )
-        outputs = [
-            read_tensor(self.worker, description, None if wanted is None else wanted[i])
-            for i, description in enumerate(described)
-        ]
-        for address, value in zip(self.addresses, inputs, strict=True):
-            if address is not None and not same_bytes(self.worker.read(address, value.data.nbytes), value.data):
-                raise WorkerFailure("incorrect", "the inputs are changed after the call", "input_mutated")
-        return seconds, outputs
+        return Ran(seconds, [_read(source, described, wanted) for described in run.outputs], run.spans)
 
-    def check_intact(self, outputs: list[Tensor], inputs: list[Any]) -> None:
-        """Raise `WorkerFailure` if a later call has overwritten these outputs, which the worker still holds.
+    def check_intact(self, ran: Ran) -> None:
+        """Raise `WorkerFailure` if a later run has overwritten the outputs of `ran`, which the worker still holds.
 
-        Those that view an input buffer may have changed: the parent has written there.
+        Those that view the input buffer may have changed: the parent has written there.
         """
-        buffers = [
-            range(address, address + value.data.nbytes)
-            for address, value in zip(self.addresses, inputs, strict=True)
-            if address is not None
-        ]
-        for output in outputs:
-            if not output.described or any(output.described["address"] in buffer for buffer in buffers):
+        buffer = range(self.memory.address, self.memory.address + self.memory.n_bytes)
+        source = self.memory.source(ran.spans)
+        for output in (tensor for call in ran.outputs for tensor in call):
+            if not output.described or output.described["address"] in buffer:
                 continue
-            if not same_bytes(read_tensor(self.worker, output.described).data, output.data):
+            if not same_bytes(read_tensor(source, output.described).data, output.data):
                 raise WorkerFailure("incorrect", "a call overwrites the output of the call before", "output_reused")
+
+    def close(self) -> None:
+        self.worker.close()
+        self.memory.close()
+
+
+def _read(source: Source, described: Any, wanted: Sequence[Tensor] | None) -> list[Tensor]:
+    if not isinstance(described, list):
+        raise forged()
+    if wanted is not None and len(described) != len(wanted):
+        raise WorkerFailure("incorrect", f"returned {len(described)} tensors instead of {len(wanted)}", "wrong_arity")
+    return [
+        read_tensor(source, description, None if wanted is None else wanted[i])
+        for i, description in enumerate(described)
+    ]

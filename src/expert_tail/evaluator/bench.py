@@ -1,120 +1,274 @@
 """A task's reference: the inputs drawn, what the outputs must be, and the baseline. Shared by all candidates of a task."""
 
 import contextlib
+import gc
 import hashlib
+import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
-from expert_tail.evaluator.arm import Arm
+from expert_tail.evaluator.arm import Arm, Ran
+from expert_tail.evaluator.build import Builds, needs_build
+from expert_tail.evaluator.compilers import FOLDER
 from expert_tail.evaluator.correctness import VARIATIONS, Expected, Variation, expect, mismatch, vary
+from expert_tail.evaluator.layout import Inputs, Layout
+from expert_tail.evaluator.memory import DeviceBuffer, DeviceMemory, HostMemory
 from expert_tail.evaluator.process import ForkServer, Worker, WorkerFailure
 from expert_tail.evaluator.sandbox import Limits
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.evaluator.tensors import Tensor, read_tensor, same_bytes
-from expert_tail.evaluator.worker import RUN_DOUBLE, RUN_KEEPING
+from expert_tail.evaluator.worker import RUN, RUN_DOUBLE, RUN_KEEPING
 from expert_tail.tasks import Task
 
-POOL_BYTES = 1 << 29  # inputs kept for the next candidate; more are drawn again
+POOL_BYTES = {"cpu": 1 << 29, "cuda": 1 << 33}  # inputs kept for the next candidate; more are drawn again
 REFERENCE_MEMORY = 4.0  # times a candidate's, since it also holds a float64 copy
+# On a GPU one trial is as many calls as take this long, each on inputs of its own: releasing a process and switching the
+# device to it takes some 0.4 ms, which varies by a twentieth of a millisecond.
+TRIAL_S, MAX_CALLS, MAX_TRIAL_BYTES = 4e-3, 64, 1 << 31
+N_IDLE = 8
+LARGE_BYTES = 1 << 30  # tensors beyond this are drawn and computed again rather than kept
+DOUBLE_BYTES = 1 << 31  # outputs up to this are compared with float64 ones; the reference's own error is 0 beyond
+SETTLE_S = 0.05  # freed device memory is cleared in the background, which takes bandwidth from what is timed
 
 
 class Bench:
     """A task's reference, ready to be compared with. Raises `WorkerFailure` where the reference itself fails."""
 
-    def __init__(self, server: ForkServer, task: Task, settings: EvaluatorSettings, core: int) -> None:
-        self.settings, self._server, self._core = settings, server, core
+    def __init__(
+        self,
+        server: ForkServer,
+        builds: Builds,
+        task: Task,
+        settings: EvaluatorSettings,
+        core: int,
+        device: torch.device,
+    ) -> None:
+        self.settings, self.device, self._server, self._core, self._task = settings, device, server, core, task
+        self._builds = builds
         self._stack = contextlib.ExitStack()
         self._secret = os.urandom(16)  # what inputs are drawn from: no process that runs a candidate ever holds it
         self.seed = self._seed("parameters")  # this one candidates do get
         try:
-            self.worker = self._start(is_reference=True)
-            self._stack.callback(self.worker.close)
-            source = self.worker.scratch / "candidate.py"
-            source.write_text(task.reference_source)
-            self.blob = self.worker.scratch / "parameters.pickle"
-            self._call({"do": "load", "path": str(source)}, "loaded")
+            self._buffer = DeviceBuffer(device)
+            self._stack.callback(self._buffer.close)
+            self._reference = self._arm(is_reference=True)
+            self._stack.callback(self._reference.close)
+            scratch = self._reference.worker.scratch
+            (scratch / "candidate.py").write_text(task.reference_source)
+            self.blob = scratch / "parameters.pickle"
+            self._call({"do": "load", "path": str(scratch / "candidate.py")}, "loaded")
             self._call({"do": "describe", "blob": str(self.blob), "seed": self.seed}, "done")
-            self._pool: dict[int, list[Any]] = {}
+            self._pool: dict[tuple[int, int], Inputs] = {}
             self._usable = [VARIATIONS[0]]
-            first = self.inputs(0)
-            self.specs = [
-                {"dtype": x.dtype, "shape": x.shape} if isinstance(x, Tensor) else {"value": x} for x in first
-            ]
-            self._reference = Arm.allocate(self.worker, self.specs, settings.timeout_s)
-            found = {index: self._case(index) for index in range(settings.correctness_trials)}
-            self.cases = [case for case in found.values() if case is not None]
-            self.outputs = [output.computed for output in self.cases[0].expected]
-            self._usable = [VARIATIONS[i] for i, case in found.items() if case is not None and i < len(VARIATIONS)]
-            self._errors = [[output.exact.reference_error for output in case.expected] for case in self.cases]
-            self.baseline = self._stack.enter_context(self.prepared(task.reference_source, "Model"))
+            self._shape(Layout.of(self._draw(0), 1), [self._reference])
+            self.cases = [case for i in range(settings.correctness_trials) if (case := self._case(i)) is not None]
+            self._usable = [VARIATIONS[case.index] for case in self.cases if case.index < len(VARIATIONS)]
+            self.overhead_s = 0.0
+            self.baseline = self.loaded(task.reference_source, "Model")
+            self._stack.callback(self.baseline.close)
+            self.prove(self.baseline)
+            if device.type == "cuda" and (n_calls := self._calls_of_a_trial()) > 1:
+                self._shape(replace(self.layout, n_calls=n_calls), [self.baseline])
+            if device.type == "cuda":
+                self.warm_up(self.baseline)
+                idle = [self.baseline.idle(self.layout.n_calls, settings.timeout_s) for _ in range(N_IDLE)]
+                self.overhead_s = min(idle)  # the least, so that no time is taken off that was really spent
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         self._stack.close()
+        self._pool = {}
+        gc.collect()  # a failure's traceback refers to tensors, and to itself
+        self._trim()
 
-    @contextlib.contextmanager
-    def prepared(self, source: str, name: str) -> Iterator[Arm]:
-        """A fresh worker with the class `name` of `source`, warm and right on every case. Raises `WorkerFailure`.
+    def loaded(self, source: str, name: str) -> Arm:
+        """A fresh worker with the class `name` of `source` in it, not yet run; close it. Raises `WorkerFailure`.
 
         The baseline is made like a candidate, since a process with another history runs the same code up to 5 % faster
-        or slower: its memory lies elsewhere.
+        or slower: its memory lies elsewhere. Threads may load several at a time.
         """
-        worker = self._start()
+        built = self._builds.find(self._build_key(source)) if needs_build(source) else None
+        arm = self._arm(writable=built is not None)
+        worker, timeout_s = arm.worker, self.settings.timeout_s
         try:
-            yield self._prepare(worker, source, name)
-        finally:
-            worker.close()
-
-    def _prepare(self, worker: Worker, source: str, name: str) -> Arm:
-        path, blob = worker.scratch / "candidate.py", worker.scratch / "parameters.pickle"
-        path.write_text(source, errors="replace")
-        os.link(self.blob, blob)  # it may read its own folder alone
-        timeout_s = self.settings.timeout_s
-        worker.call({"do": "load", "path": str(path)}, "loaded", timeout_s)
-        construct = {"do": "construct", "name": name, "blob": str(blob), "seed": self.seed}
-        parameters = worker.call(construct, "parameters", timeout_s)
-        arm = Arm.allocate(worker, self.specs, timeout_s)
-        before: list[Tensor] = []
-        for case in self.cases:
-            _, outputs = arm.run(case.inputs, timeout_s, RUN_KEEPING, self.outputs)
-            try:
-                check(outputs, case.expected)
-            except WorkerFailure as failure:
-                if parameters == "own":
-                    failure.error += "; its parameters have other names and shapes than the reference's"
-                raise
-            arm.check_intact(before, case.inputs)
-            before = outputs
+            path, blob = worker.scratch / "candidate.py", worker.scratch / "parameters.pickle"
+            path.write_text(source, errors="replace")
+            os.link(self.blob, blob)  # it may read its own folder alone
+            if built is not None:
+                shutil.copytree(built, worker.scratch / FOLDER)
+                (worker.scratch / FOLDER / "tmp").mkdir()
+            worker.call({"do": "load", "path": str(path)}, "loaded", timeout_s)
+            construct = {"do": "construct", "name": name, "blob": str(blob), "seed": self.seed}
+            worker.own_parameters = worker.call(construct, "parameters", timeout_s) == "own"
+            arm.allocate(self.layout, timeout_s)
+        except BaseException:
+            arm.close()
+            raise
         return arm
 
-    def inputs(self, index: int) -> list[Any]:
-        """Inputs number `index` of this session: tensors and plain values, drawn by the task's `get_inputs`, and varied.
+    def build(self, source: str) -> None:
+        """Compile what a candidate compiles, for `loaded` to find, which raises if this failed. Threads may build several."""
+
+        def run(worker: Worker) -> None:
+            candidate, reference = worker.scratch / "candidate.py", worker.scratch / "reference.py"
+            candidate.write_text(source, errors="replace")
+            reference.write_text(self._task.reference_source)
+            os.link(self.blob, blob := worker.scratch / "parameters.pickle")
+            timeout_s = self.settings.build_timeout_s
+            worker.call({"do": "load", "path": str(candidate)}, "loaded", timeout_s)
+            try:
+                construct = {"do": "construct", "name": "ModelNew", "blob": str(blob), "seed": self.seed}
+                worker.call(construct, "parameters", timeout_s)
+                worker.call({"do": "rehearse", "path": str(reference)}, "done", timeout_s)
+            except WorkerFailure as failure:  # its evaluation will find the same, or miss what was not compiled
+                self._builds.notes[self._build_key(source)] = failure.error
+
+        if needs_build(source):
+            self._builds.build(self._build_key(source), lambda: self._start(compiles=True), run)
+
+    def build_note(self, source: str) -> str:
+        """What went wrong when a candidate was run to be compiled; empty if nothing did."""
+        return self._builds.notes.get(self._build_key(source), "")
+
+    def _build_key(self, source: str) -> str:
+        return self._builds.key(source, self._task.reference_source)
+
+    @contextlib.contextmanager
+    def fresh_pair(self, source: str) -> Iterator[tuple[Arm, Arm]]:
+        """Baseline and candidate in new processes, proven and ready to be timed. Raises `WorkerFailure`."""
+        with contextlib.ExitStack() as stack:
+            arms = []
+            for text, name in ((self._task.reference_source, "Model"), (source, "ModelNew")):
+                arms.append(self.loaded(text, name))
+                stack.callback(arms[-1].close)
+                self.prove(arms[-1])
+                self.warm_up(arms[-1])
+            yield arms[0], arms[1]
+
+    def prove(self, arm: Arm) -> None:
+        """Run a fresh arm on every case. Raises `WorkerFailure` unless it is right on all."""
+        before: Ran | None = None
+        for case in self.cases:
+            inputs, expected = self._inputs(case.index, 1), case.expected
+            if expected is None and arm is not self.baseline:
+                expected = self._from(self.baseline.run(inputs, self.settings.timeout_s), [case.errors])
+            kind = RUN if case.expected is None else RUN_KEEPING
+            ran = arm.run(inputs, self.settings.timeout_s, kind, self.outputs)
+            try:
+                check(ran.outputs, expected or [])
+            except WorkerFailure as failure:
+                if arm.worker.own_parameters:
+                    failure.error += "; its parameters have other names and shapes than the reference's"
+                raise
+            if before is not None:
+                arm.check_intact(before)
+            before = None if case.expected is None else ran
+
+    def case_values(self) -> list[tuple[list[Any], list[Any]]]:
+        """Outputs and input tensors of each case that is kept, as flat NumPy arrays."""
+        found = []
+        for case in self.cases:
+            if case.expected is not None:
+                inputs = [x.data for x in self._draw(case.index) if isinstance(x, Tensor)]
+                outputs = [output.computed.data for output in case.expected]
+                found.append(tuple([_flat(x) for x in tensors] for tensors in (outputs, inputs)))
+        return found  # type: ignore[return-value]
+
+    def warm_up(self, arm: Arm) -> None:
+        """Run a whole trial untimed, where that is more than the single calls of the cases."""
+        if self.layout.n_calls > 1:
+            arm.run(self.trial(0), self.settings.timeout_s, wanted=self.outputs)
+
+    def seconds(self, ran: Ran) -> float:
+        """Seconds a call of a run took, without what a run of no work takes."""
+        return max(ran.seconds - self.overhead_s, 1e-7) / len(ran.outputs)
+
+    def trial(self, index: int) -> Inputs:
+        """Inputs of timed trial number `index` of this session: the same for every candidate, which is a new process."""
+        return self._inputs(self._first(index), self.layout.n_calls)
+
+    def expected(self, index: int, baseline: Ran) -> list["Output"]:
+        """What a timed trial must return: the baseline's own outputs, within the errors of both arms."""
+        calls = range(self._first(index), self._first(index) + self.layout.n_calls)
+        return self._from(baseline, [self.cases[self._place(call)].errors for call in calls])
+
+    def _first(self, trial: int) -> int:
+        return self.settings.correctness_trials + trial * self.layout.n_calls
+
+    def _from(self, baseline: Ran, errors: list[list[float]]) -> list["Output"]:
+        """Expectations from the baseline's outputs and, for each call, the reference's own error in each output."""
+        found = []
+        for j, like in enumerate(self.outputs):
+            computed = Tensor(like.dtype, _stacked(baseline.outputs, j))
+            errors_N = torch.tensor([2 * of_call[j] for of_call in errors], dtype=torch.float64, device=self.device)
+            found.append(Output(computed, Expected(computed.rows(len(errors)), errors_N)))
+        return found
+
+    def _calls_of_a_trial(self) -> int:
+        """Calls that take about `TRIAL_S`, if their tensors take no more than `MAX_TRIAL_BYTES`."""
+        inputs, timeout_s = self._inputs(0, 1), self.settings.timeout_s
+        self.baseline.run(inputs, timeout_s)
+        idle = min(self.baseline.idle(1, timeout_s) for _ in range(N_IDLE))
+        busy = min(self.baseline.run(inputs, timeout_s).seconds for _ in range(N_IDLE))
+        n_bytes = self.layout.call_bytes + sum(output.n_bytes for output in self.outputs)
+        most = min(MAX_CALLS, MAX_TRIAL_BYTES // max(1, n_bytes))
+        return max(1, min(most, math.ceil(TRIAL_S / max(busy - idle, 1e-6))))
+
+    def _inputs(self, first: int, n_calls: int) -> Inputs:
+        """Inputs number `first` and those after it.
 
         The first ones are those of the cases, one variation after the other. Later ones, for timing, take the variations
         that the task allows, as often each, in an order that is not known: else a candidate could tell by its count of
         calls which inputs follow, and be right on those alone.
         """
-        if index not in self._pool:
-            answer = self._call({"do": "draw", "seed": self._seed(f"inputs {index}")}, "drawn")
-            drawn = [read_tensor(self.worker, x) if "address" in x else x["value"] for x in answer]
-            rng = np.random.default_rng(self._seed(f"variation {index}"))
-            varied = vary([x.array if isinstance(x, Tensor) else x for x in drawn], self._variation(index), rng)
-            inputs = [x.with_values(v) if isinstance(x, Tensor) else v for x, v in zip(drawn, varied, strict=True)]
-            held = sum(x.data.nbytes for i in [*self._pool.values(), inputs] for x in i if isinstance(x, Tensor))
-            if held > POOL_BYTES:
+        if (first, n_calls) not in self._pool:
+            calls = [self._draw(index) for index in range(first, first + n_calls)]
+            inputs = Inputs.of(self.layout, calls, self.device)
+            if sum(known.packed.nbytes for known in [*self._pool.values(), inputs]) > POOL_BYTES[self.device.type]:
+                del calls
+                self._trim()
+                time.sleep(SETTLE_S)
                 return inputs
-            self._pool[index] = inputs
-        return self._pool[index]
+            self._pool[first, n_calls] = inputs
+        return self._pool[first, n_calls]
 
-    def errors(self, index: int) -> list[float]:
-        """The reference's own error on inputs like number `index`, for each output."""
-        return self._errors[self._place(index)]
+    def _draw(self, index: int) -> list[Any]:
+        """Tensors and plain values, drawn by the task's `get_inputs`, and varied."""
+        described, spans = self._call({"do": "draw", "seed": self._seed(f"inputs {index}")}, "drawn")
+        source = self._reference.memory.source(spans)
+        drawn = [read_tensor(source, x) if "address" in x else x["value"] for x in described]
+        rng = torch.Generator(self.device).manual_seed(self._seed(f"variation {index}"))
+        vary([x.data if isinstance(x, Tensor) else x for x in drawn], self._variation(index), rng)
+        self._trim_reference(drawn)
+        return drawn
+
+    def _shape(self, layout: Layout, arms: list[Arm]) -> None:
+        """Lay inputs out like this from now on."""
+        self.layout = layout
+        if self.device.type == "cuda":
+            self._buffer.resize(layout.n_bytes)
+        for arm in arms:
+            arm.allocate(layout, self.settings.timeout_s)
+
+    def _trim_reference(self, tensors: list[Any]) -> None:
+        """Have the reference give back memory that it holds for large tensors."""
+        if sum(x.n_bytes for x in tensors if isinstance(x, Tensor)) > LARGE_BYTES:
+            self._reference.memory.close()
+            self._call({"do": "release"}, "done")
+
+    def _trim(self) -> None:
+        """Leave the device's memory that this process holds, but does not use, to the workers."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _place(self, index: int) -> int:
         timed, n = index - self.settings.correctness_trials, len(self._usable)
@@ -126,14 +280,23 @@ class Bench:
             return VARIATIONS[index % len(VARIATIONS)]
         return self._usable[self._place(index)]
 
-    def _start(self, is_reference: bool = False) -> Worker:
-        """A new worker. The reference's holds a float64 copy, and writes its parameters to a file."""
+    def _arm(self, is_reference: bool = False, writable: bool = False) -> Arm:
+        """A new worker and its memory."""
+        worker = self._start(is_reference, writable)
+        return Arm(worker, HostMemory(worker) if self.device.type == "cpu" else DeviceMemory(worker, self._buffer))
+
+    def _start(self, is_reference: bool = False, writable: bool = False, compiles: bool = False) -> Worker:
+        """A new worker. The reference's holds a float64 copy; it and one that compiles write large files."""
+        gib = self.settings.memory_gib + (self.settings.device_memory_gib if self.device.type == "cuda" else 0)
+        trusted_more = is_reference or compiles
         limits = Limits(
-            memory_bytes=int(self.settings.memory_gib * 2**30 * (REFERENCE_MEMORY if is_reference else 1)),
-            file_bytes=2**32 if is_reference else int(self.settings.output_mib * 2**20),
-            core=self._core,
-            writable=is_reference,
+            memory_bytes=int(gib * 2**30 * (REFERENCE_MEMORY if trusted_more else 1)),
+            file_bytes=2**32 if trusted_more else int(self.settings.output_mib * 2**20),
+            core=-1 if compiles else self._core,
+            writable=trusted_more or writable,
             sandbox=self.settings.sandbox != "off",
+            device=self.device.type,
+            compiles=compiles,
         )
         return self._server.start(limits)
 
@@ -141,48 +304,71 @@ class Bench:
         return int.from_bytes(hashlib.sha256(self._secret + purpose.encode()).digest()[:6])
 
     def _case(self, index: int) -> "Case | None":
-        inputs = self.inputs(index)
+        inputs = self._inputs(index, 1)
         try:
-            _, single = self._reference.run(inputs, self.settings.timeout_s)
+            (single,) = self._reference.run(inputs, self.settings.timeout_s).outputs
+            if index == 0:
+                self.outputs = [tensor.described_only() for tensor in single]
+            self._trim_reference(single)
             expected = self._expected(inputs, single)
         except WorkerFailure as failure:
             if index == 0 or failure.status != "runtime_error":
                 raise
             return None  # the task does not allow this variation, for example class indices that were floats
-        finite = all(np.isfinite(e.exact.values).all() for e in expected)
-        return Case(inputs, expected) if finite or index == 0 else None
+        if index > 0 and not all(bool(e.exact.values_NS.isfinite().all()) for e in expected):
+            return None
+        errors = [float(e.exact.errors_N) for e in expected]
+        n_bytes = sum(e.computed.n_bytes + e.exact.values_NS.nbytes for e in expected)
+        self._trim_reference(single)
+        return Case(index, errors, expected if n_bytes <= LARGE_BYTES else None)
 
-    def _expected(self, inputs: list[Any], single: list["Tensor"]) -> list["Output"]:
-        try:
-            _, double = self._reference.run(inputs, self.settings.timeout_s, RUN_DOUBLE)
-        except WorkerFailure as failure:
-            if failure.status != "runtime_error":
-                raise
-            double = single  # a reference that names its dtype cannot run in float64
-        return [Output(s, expect(s.values(), d.values())) for s, d in zip(single, double, strict=True)]
+    def _expected(self, inputs: Inputs, single: list[Tensor]) -> list["Output"]:
+        double = single
+        # A reference that names its dtype cannot run in float64, nor can one whose tensors fill the device.
+        if sum(tensor.n_bytes for tensor in single) <= DOUBLE_BYTES:
+            try:
+                (double,) = self._reference.run(inputs, self.settings.timeout_s, RUN_DOUBLE).outputs
+            except WorkerFailure as failure:
+                if failure.status not in ("runtime_error", "out_of_memory"):
+                    raise
+                self._trim_reference(single)
+        return [Output(s, expect(s.rows(1), d.rows(1))) for s, d in zip(single, double, strict=True)]
 
     def _call(self, command: dict[str, Any], expect_key: str) -> Any:
-        return self.worker.call(command, expect_key, self.settings.timeout_s)
+        return self._reference.worker.call(command, expect_key, self.settings.timeout_s)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Output:
-    """An output of the reference as computed, and what it is in exact arithmetic."""
+    """An output of the reference in some calls: as computed, and what it is in exact arithmetic."""
 
     computed: Tensor
     exact: Expected
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
-    inputs: list[Any]
-    expected: list[Output]
+    """Inputs that a candidate is tried on before it is timed."""
+
+    index: int  # of the inputs
+    errors: list[float]  # the reference's own, for each output
+    expected: list[Output] | None  # None: too large to be kept; the baseline runs beside the candidate instead
 
 
-def check(outputs: list[Tensor], expected: list[Output]) -> None:
-    """Raise `WorkerFailure` unless the values of outputs are what they must be; their shapes and dtypes are already."""
-    for output, wanted in zip(outputs, expected, strict=True):
-        if same_bytes(output.data, wanted.computed.data):
+def check(outputs: Sequence[Sequence[Tensor]], expected: list[Output]) -> None:
+    """Raise `WorkerFailure` unless the outputs of all calls are what they must be; shapes and dtypes are already."""
+    for j, wanted in enumerate(expected):
+        data = _stacked(outputs, j)
+        if same_bytes(data, wanted.computed.data):
             continue  # most candidates compute the reference's very bits
-        if problem := mismatch(output.values(), wanted.exact):
+        if problem := mismatch(Tensor(wanted.computed.dtype, data).rows(len(outputs)), wanted.exact):
             raise WorkerFailure("incorrect", problem, "wrong_values")
+
+
+def _stacked(outputs: Sequence[Sequence[Tensor]], j: int) -> torch.Tensor:
+    return outputs[0][j].data if len(outputs) == 1 else torch.stack([call[j].data for call in outputs])
+
+
+def _flat(x: torch.Tensor) -> Any:
+    """Values as a flat NumPy array, which knows no bfloat16."""
+    return (x.float() if x.dtype is torch.bfloat16 else x).flatten().cpu().numpy()

@@ -1,98 +1,119 @@
-"""Is it right? Inputs a candidate is tried on, and the comparison of its outputs with the float64 reference. Pure NumPy.
+"""Is it right? Inputs a candidate is tried on, and the comparison of its outputs with the float64 reference. Pure torch.
 
 The tolerance is relative to the output's scale and to the reference's own float32 error, so that a different summation
 order passes and arithmetic in bfloat16 or half the mantissa does not:
 
     |out - ref64| <= RTOL (|ref64| + rms(ref64)) + REFERENCE_ERRORS max|ref32 - ref64|
+
+Axes: N calls, each judged by itself; S values of an output.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import torch
+from torch import Generator, Tensor
 
 RTOL = 1e-4
 REFERENCE_ERRORS = 4.0
+CHUNK = 1 << 25  # values of a call compared at a time: float64 copies of a whole output would not fit beside it
 
-Array = np.ndarray
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Expected:
-    """One output of the reference, flat: exact values (float64, or integers) and the reference's own largest error."""
+    """One output of the reference in N calls: exact values (float64, or integers) and its own largest error in each."""
 
-    values: Array
-    reference_error: float
-
-
-def expect(single: Array, double: Array) -> Expected:
-    """What an output must be, from the reference's output in its own precision and in float64 (flat arrays)."""
-    if not np.issubdtype(double.dtype, np.floating):
-        return Expected(double, 0.0)
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(single - double)
-    return Expected(double, float(np.max(difference, where=np.isfinite(difference), initial=0.0)))
+    values_NS: Tensor
+    errors_N: Tensor
 
 
-def mismatch(output: Array, expected: Expected) -> str:
-    """Empty if `output` (flat) is right, else what is wrong with it."""
-    wanted = expected.values
-    if not np.issubdtype(wanted.dtype, np.floating):
-        wrong = output != wanted
-        return f"{np.count_nonzero(wrong)} of {wanted.size} values differ" if wrong.any() else ""
-    finite = np.isfinite(wanted)
-    if not np.array_equal(output[~finite], wanted[~finite], equal_nan=True):
-        return "NaN or infinity where the reference has it is missing or different"
-    output, wanted = output[finite], wanted[finite]
-    rms = np.sqrt(np.mean(np.square(wanted))) if wanted.size else 0.0
-    difference = np.abs(output - wanted)
-    right = difference <= RTOL * (np.abs(wanted) + rms) + REFERENCE_ERRORS * expected.reference_error  # NaN is not
-    if right.all():
-        return ""
-    return (
-        f"{np.count_nonzero(~right)} of {expected.values.size} values off, largest difference {np.max(difference):.3g}"
-    )
+def expect(single_NS: Tensor, double_NS: Tensor) -> Expected:
+    """What an output must be, from the reference's output in its own precision and in float64."""
+    errors_N = torch.zeros(len(double_NS), dtype=torch.float64, device=double_NS.device)
+    if double_NS.is_floating_point():
+        for start in range(0, double_NS.shape[1], CHUNK):
+            difference_NC = (single_NS[:, start : start + CHUNK].double() - double_NS[:, start : start + CHUNK]).abs()
+            difference_NC = torch.where(difference_NC.isfinite(), difference_NC, 0.0)
+            errors_N = torch.maximum(errors_N, difference_NC.amax(dim=1))
+    return Expected(double_NS, errors_N)
 
 
-Variation = Callable[[Array, np.random.Generator], Array]
+def mismatch(output_NS: Tensor, expected: Expected) -> str:
+    """Empty if the outputs are right, else what is wrong with them."""
+    wanted_NS = expected.values_NS
+    if not wanted_NS.is_floating_point():
+        n_wrong = int((output_NS != wanted_NS).sum())
+        return f"{n_wrong} of {wanted_NS.numel()} values differ" if n_wrong else ""
+    chunks = [slice(i, i + CHUNK) for i in range(0, wanted_NS.shape[1], CHUNK)]
+    squares_N1, n_finite_N1 = torch.zeros(2, len(wanted_NS), 1, dtype=torch.float64, device=wanted_NS.device)
+    for chunk in chunks:
+        output_NC, wanted_NC = output_NS[:, chunk], wanted_NS[:, chunk]
+        finite_NC = wanted_NC.isfinite()
+        same_NC = finite_NC | (output_NC == wanted_NC) | (output_NC.isnan() & wanted_NC.isnan())
+        if not bool(same_NC.all()):
+            return "NaN or infinity where the reference has it is missing or different"
+        squares_N1 += torch.where(finite_NC, wanted_NC.double(), 0.0).square().sum(dim=1, keepdim=True)
+        n_finite_N1 += finite_NC.sum(dim=1, keepdim=True)
+    rms_N1 = (squares_N1 / n_finite_N1.clamp_min(1)).sqrt()
+    n_wrong, largest = 0, 0.0
+    for chunk in chunks:
+        finite_NC = wanted_NS[:, chunk].isfinite()
+        output_NC, wanted_NC = (torch.where(finite_NC, x[:, chunk].double(), 0.0) for x in (output_NS, wanted_NS))
+        difference_NC = (output_NC - wanted_NC).abs()
+        allowed_NC = RTOL * (wanted_NC.abs() + rms_N1) + REFERENCE_ERRORS * expected.errors_N[:, None]
+        n_wrong += int((~(difference_NC <= allowed_NC)).sum())  # NaN is wrong
+        largest = max(largest, float(difference_NC.max()))
+    return f"{n_wrong} of {wanted_NS.numel()} values off, largest difference {largest:.3g}" if n_wrong else ""
 
 
-def _as_drawn(values: Array, rng: np.random.Generator) -> Array:
-    return values
+Variation = Callable[[Tensor, Generator], None]  # in place
 
 
-def _rescaled(values: Array, rng: np.random.Generator) -> Array:
+def _uniform(low: float, high: float, shape: tuple[int, ...], like: Tensor, rng: Generator) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(low, high, generator=rng)
+
+
+def _as_drawn(values: Tensor, rng: Generator) -> None:
+    pass
+
+
+def _rescaled(values: Tensor, rng: Generator) -> None:
     """A scale for each row and column, and one for all. Signs stay, so that even logarithms can be taken."""
-    scale = np.exp(rng.uniform(-0.7, 0.7))
-    for axis in {0, values.ndim - 1}:
+    scale = _uniform(-0.7, 0.7, (), values, rng).exp()
+    for axis in sorted({0, values.ndim - 1}):
         along = [1] * values.ndim
         along[axis] = values.shape[axis]
-        scale = scale * np.exp(rng.uniform(-0.3, 0.3, along))
-    return values * scale.astype(values.dtype)
+        values.mul_(_uniform(-0.3, 0.3, tuple(along), values, rng).exp())
+    values.mul_(scale)
 
 
-def _outliers(values: Array, rng: np.random.Generator) -> Array:
+def _outliers(values: Tensor, rng: Generator) -> None:
     """Scaled, with a few large values of either sign."""
-    changed = (values * np.exp(rng.uniform(-1.5, 1.5)).astype(values.dtype)).reshape(-1)
-    where = rng.integers(0, changed.size, max(1, changed.size // 512))
-    changed[where] *= rng.uniform(-30.0, 30.0, where.size).astype(values.dtype)
-    return changed.reshape(values.shape)
+    flat = values.mul_(_uniform(-1.5, 1.5, (), values, rng).exp()).view(-1)
+    every = min(512, flat.numel())
+    n_large = flat.numel() // every
+    # One of each 512: no place twice, so that the result depends on the generator alone.
+    where = torch.arange(n_large, device=values.device) * every
+    where += torch.randint(every, (n_large,), generator=rng, device=values.device)
+    flat[where] *= _uniform(-30.0, 30.0, (n_large,), values, rng)
 
 
-def _shifted(values: Array, rng: np.random.Generator) -> Array:
-    """Shifted, with a heavy-tailed noise that leaves no bound of the drawn values standing."""
-    noise = np.clip(rng.standard_t(2.0, values.shape), -40.0, 40.0)
-    return values + (rng.uniform(-1.5, 1.5) + 0.3 * noise).astype(values.dtype)
+def _shifted(values: Tensor, rng: Generator) -> None:
+    """Shifted, with a heavy-tailed noise (Student's t, 2 degrees of freedom) that leaves no bound of the drawn standing."""
+    shift = _uniform(-1.5, 1.5, (), values, rng)
+    for part in values.view(-1).split(CHUNK):
+        noise = torch.empty_like(part).normal_(generator=rng)
+        noise /= torch.empty_like(part).exponential_(generator=rng).sqrt()
+        part += shift + 0.3 * noise.clamp_(-40.0, 40.0)
 
 
 # Constants pass where a reduction over many uniform values concentrates, and shortcuts where all are positive or below 1.
 VARIATIONS: tuple[Variation, ...] = (_as_drawn, _rescaled, _outliers, _shifted)
 
 
-def vary(inputs: list[Any], variation: Variation, rng: np.random.Generator) -> list[Any]:
-    """Apply `variation` to every floating-point array of two or more values; others stay as drawn."""
-    return [
-        variation(x, rng) if isinstance(x, np.ndarray) and x.dtype in (np.float32, np.float64) and x.size > 1 else x
-        for x in inputs
-    ]
+def vary(inputs: list[Any], variation: Variation, rng: Generator) -> None:
+    """Apply `variation`, in place, to every contiguous floating-point tensor of two or more values; others stay as drawn."""
+    for x in inputs:
+        if isinstance(x, Tensor) and x.dtype in (torch.float32, torch.float64) and x.numel() > 1:
+            variation(x, rng)

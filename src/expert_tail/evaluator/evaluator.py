@@ -7,35 +7,44 @@ import random
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
 
 from expert_tail.code_digest import code_digest
 from expert_tail.errors import UserError
-from expert_tail.evaluator.arm import Arm
-from expert_tail.evaluator.bench import Bench, Output, check
+from expert_tail.evaluator.arm import Arm, Ran
+from expert_tail.evaluator.bench import Bench, check
+from expert_tail.evaluator.build import Builds, needs_build
 from expert_tail.evaluator.cache import Cache, cache_folder, key
-from expert_tail.evaluator.correctness import Expected
+from expert_tail.evaluator.ceilings import ceilings_of
 from expert_tail.evaluator.evaluation import Evaluation
-from expert_tail.evaluator.hardware import hardware
+from expert_tail.evaluator.hardware import choose_device, hardware
+from expert_tail.evaluator.physics import with_roofline
 from expert_tail.evaluator.process import ForkServer, WorkerFailure
 from expert_tail.evaluator.sandbox import MIN_LAYERS, missing
 from expert_tail.evaluator.settings import EvaluatorSettings
-from expert_tail.evaluator.tensors import Tensor
-from expert_tail.evaluator.timing import Speedup, paired_speedup
+from expert_tail.evaluator.timing import Speedup, agreed, paired_speedup
 from expert_tail.progress import log
 from expert_tail.tasks import Task
+from expert_tail.tasks.work import work_of
+
+REFERENCE_FAILED = "reference_failed"
+# Workers made ready side by side, before they are timed one after the other. A GPU's take most of a second to start.
+READY_WORKERS = {"cpu": 1, "cuda": 12}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A complete module that defines `ModelNew`, for a task."""
+    """A complete module that defines `ModelNew`, for a task. Each `repeat` of it is measured anew, and cached on its own."""
 
     task: Task
     source: str
+    repeat: int = 0
 
 
 class Evaluator:
@@ -43,17 +52,21 @@ class Evaluator:
 
     def __init__(self, settings: EvaluatorSettings, cache: Path | None = None) -> None:
         self.settings = settings
-        self.device = "cpu"
+        self.device = choose_device(settings.device)
         self.hardware = hardware(self.device)
         self.digest = hashlib.sha256(
             f"{code_digest('evaluator', without=['tasks'])} {settings.flags('evaluator')}".encode()
         ).hexdigest()[:16]
         self.cache = Cache(cache or cache_folder())
-        self.core = max(os.sched_getaffinity(0))  # the last one: interrupts prefer the first
+        self._builds = Builds(self.cache.folder / "builds", self.hardware)
+        # On a CPU workers are timed on the last core: interrupts prefer the first. Those that drive a GPU run anywhere.
+        self.core = max(os.sched_getaffinity(0)) if self.device.type == "cpu" else -1
+        self.at_once = settings.paper_threads if settings.protocol == "paper" else 1
 
     def __enter__(self) -> "Evaluator":
         self._stack = contextlib.ExitStack()
-        self._server = self._stack.enter_context(ForkServer(self.settings.sandbox != "off"))
+        self._servers: list[ForkServer] = []
+        self._start_servers(1)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,7 +78,9 @@ class Evaluator:
         """Evaluate in the given order of results; `advance(n)` is called as n more candidates are settled.
 
         A candidate that was ever measured (same source, task, evaluator, protocol and hardware) comes from the cache.
-        Each new result is in the cache before the next candidate is started. Nothing a candidate does raises here.
+        Each new result is in the cache before the next candidate is started. Nothing a candidate does raises here. Under
+        the protocol `paper`, `paper_threads` candidates of a task run at the same time, as it was published: all on the
+        one core (or GPU) that a single one would run on, so that they disturb each other's timings.
         """
         wanted: dict[str, list[int]] = defaultdict(list)
         for index, candidate in enumerate(candidates):
@@ -80,22 +95,24 @@ class Evaluator:
                 waiting[candidates[indices[0]].task].append(name)
         if waiting:
             self._require_sandbox()
-            with _alone(self.device), self._elsewhere():
+            with _alone(str(self.device)), self._elsewhere():
+                self._ceilings = ceilings_of(str(self.device), self.core, self.hardware)
                 for task, names in waiting.items():
                     for name, evaluation in self._evaluate_task(
                         task, {n: candidates[wanted[n][0]].source for n in names}
                     ):
-                        self.cache.put(name, evaluation)
+                        if evaluation.reason != REFERENCE_FAILED:  # which may be the machine's fault
+                            self.cache.put(name, evaluation)
                         results[name] = evaluation
                         advance(len(wanted[name]))
         return [results[self._key(candidate)] for candidate in candidates]
 
     def _require_sandbox(self) -> None:
-        lacking = missing(self._server.sandbox)
+        lacking = missing(self._servers[0].sandbox)
         if self.settings.sandbox == "required" and lacking:
             raise UserError(
                 f"evaluator.sandbox is required, but this machine has no {' and no '.join(lacking)} (it has "
-                f"{self._server.sandbox}): use a Linux kernel of 5.13 or later with {' and '.join(MIN_LAYERS)}, or set "
+                f"{self._servers[0].sandbox}): use a Linux kernel of 5.13 or later with {' and '.join(MIN_LAYERS)}, or set "
                 "evaluator.sandbox to auto"
             )
 
@@ -103,31 +120,83 @@ class Evaluator:
         return key(
             candidate=hashlib.sha256(candidate.source.encode("utf-8", "surrogatepass")).hexdigest(),
             task=candidate.task.source_sha256,
+            work=repr(work_of(candidate.task)),
             evaluator=self.digest,
             hardware=self.hardware,
+            repeat=str(candidate.repeat),
         )
 
-    def _evaluate_task(self, task: Task, sources: dict[str, str]) -> Iterator[tuple[str, Evaluation]]:
-        try:
-            bench = Bench(self._server, task, self.settings, self.core)
-        except WorkerFailure as failure:
-            error = f"the reference of task {task.task_id} ({task.name}) fails itself: {failure.error}"
-            log(f"{error}; correct the task's source")
-            for name in sources:
-                yield name, self._verdict(failure.status, reason="reference_failed", error=error)
-            return
-        try:
-            for name, source in sources.items():
-                yield name, self._evaluate_one(bench, source)
-        finally:
-            bench.close()
+    def _evaluate_task(self, task: Task, sources: Mapping[str, str]) -> Iterator[tuple[str, Evaluation]]:
+        with contextlib.ExitStack() as stack:
+            try:
+                benches = [stack.enter_context(bench) for bench in self._benches(task, min(self.at_once, len(sources)))]
+            except (WorkerFailure, torch.OutOfMemoryError) as error:
+                failure = _as_failure(error)
+                message = f"the reference of task {task.task_id} ({task.name}) fails itself: {failure.error}"
+                log(f"{message}; correct the task's source")
+                for name in sources:
+                    yield name, self._verdict(failure.status, reason=REFERENCE_FAILED, error=message)
+                return
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # compilers take every core, and no timing
+                wait([pool.submit(benches[0].build, source) for source in sources.values() if needs_build(source)])
+            waiting, n = list(sources.items()), max(self.at_once, READY_WORKERS[self.device.type])
+            for start in range(0, len(waiting), n):
+                yield from self._evaluate_group(task, benches, waiting[start : start + n])
 
-    def _evaluate_one(self, bench: Bench, source: str) -> Evaluation:
+    def _benches(self, task: Task, n: int) -> Iterator[contextlib.closing[Bench]]:
+        """Benches for evaluations at the same time, which share nothing but the core: each has a fork server of its own."""
+        self._start_servers(n)
+        for server in self._servers[:n]:
+            yield contextlib.closing(Bench(server, self._builds, task, self.settings, self.core, self.device))
+
+    def _start_servers(self, n: int) -> None:
+        while len(self._servers) < n:
+            server = ForkServer(self.settings.sandbox != "off", self.device.index)
+            self._servers.append(self._stack.enter_context(server))
+
+    def _evaluate_group(
+        self, task: Task, benches: list[Bench], group: list[tuple[str, str]]
+    ) -> Iterator[tuple[str, Evaluation]]:
+        """Load some candidates at the same time; then run them, on each bench one after the other."""
+        with (
+            ThreadPoolExecutor(len(group)) as loaders,
+            ThreadPoolExecutor(len(benches)) as runners,  # whose threads run where this one may
+            contextlib.ExitStack() as stack,
+        ):
+            placed = [(name, source, benches[i % len(benches)]) for i, (name, source) in enumerate(group)]
+            loading = [loaders.submit(bench.loaded, source, "ModelNew") for _, source, bench in placed]
+            wait(loading)
+            for arm in loading:
+                if arm.exception() is None:
+                    stack.callback(arm.result().close)
+            running = [
+                (name, runners.submit(self._evaluate_one, task, bench, source, arm))
+                for (name, source, bench), arm in zip(placed, loading, strict=True)
+            ]
+            for name, evaluation in running:
+                yield name, evaluation.result()
+
+    def _evaluate_one(self, task: Task, bench: Bench, source: str, loading: "Future[Arm]") -> Evaluation:
+        return with_roofline(self._verdict_on(bench, source, loading), task, bench, self._ceilings)
+
+    def _verdict_on(self, bench: Bench, source: str, loading: "Future[Arm]") -> Evaluation:
         try:
-            with bench.prepared(source, "ModelNew") as candidate:
-                speedup = (self._paired if self.settings.protocol == "paired" else self._paper)(candidate, bench)
-        except WorkerFailure as failure:
-            return self._verdict(failure.status, reason=failure.reason, error=failure.error)
+            candidate = loading.result()
+            bench.prove(candidate)
+            if self.settings.protocol == "paper":
+                speedup = self._paper(candidate, bench)
+            else:
+                replicates = [self._paired(bench.baseline, candidate, bench)]
+                candidate.close()
+                while replicates[-1].low > 1.0 and len(replicates) < self.settings.replicates:  # type: ignore[operator]
+                    with bench.fresh_pair(source) as (baseline, again):
+                        replicates.append(self._paired(baseline, again, bench))
+                speedup = agreed(replicates)
+        except (WorkerFailure, torch.OutOfMemoryError) as error:
+            failure = _as_failure(error)
+            note = bench.build_note(source)
+            message = f"{failure.error}\nwhen it was compiled ahead: {note}" if note else failure.error
+            return self._verdict(failure.status, reason=failure.reason, error=message)
         return self._verdict(
             "correct",
             speedup=speedup.median,
@@ -139,50 +208,58 @@ class Evaluator:
         )
 
     def _verdict(self, status: str, **columns: str | float | None) -> Evaluation:
-        return Evaluation(status, self.digest, self.hardware, sandbox=self._server.sandbox, **columns)  # type: ignore[arg-type]
+        return Evaluation(status, self.digest, self.hardware, sandbox=self._servers[0].sandbox, **columns)  # type: ignore[arg-type]
 
-    def _paired(self, candidate: Arm, bench: Bench) -> Speedup:
+    def _paired(self, baseline: Arm, candidate: Arm, bench: Bench) -> Speedup:
         """Baseline and candidate in turn, in random order, on fresh inputs; until the interval is tight."""
-        settings, start = self.settings, time.monotonic()
-        seconds: dict[Arm, list[float]] = {bench.baseline: [], candidate: []}
+        settings = self.settings
+        bench.warm_up(candidate)
+        start = time.monotonic()
+        seconds: dict[Arm, list[float]] = {baseline: [], candidate: []}
         for pair in range(settings.max_pairs):
-            index = settings.correctness_trials + pair
-            inputs = bench.inputs(index)
-            outputs: dict[Arm, list[Tensor]] = {}
-            for arm in random.sample([bench.baseline, candidate], 2):
-                elapsed, outputs[arm] = arm.run(inputs, settings.timeout_s, wanted=bench.outputs)
-                seconds[arm].append(elapsed)
-            # What a timed call must return: the baseline's own output, within the errors of both arms.
-            baseline = zip(outputs[bench.baseline], bench.errors(index), strict=True)
-            wanted = [Output(tensor, Expected(tensor.values(), 2 * error)) for tensor, error in baseline]
-            check(outputs[candidate], wanted)
+            inputs = bench.trial(pair)
+            ran: dict[Arm, Ran] = {}
+            for arm in random.sample([baseline, candidate], 2):
+                ran[arm] = arm.run(inputs, settings.timeout_s, wanted=bench.outputs)
+                seconds[arm].append(bench.seconds(ran[arm]))
+            check(ran[candidate].outputs, bench.expected(pair, ran[baseline]))
             if pair + 1 >= settings.min_pairs:
-                speedup = paired_speedup(seconds[bench.baseline], seconds[candidate])
+                speedup = paired_speedup(seconds[baseline], seconds[candidate])
                 if speedup.is_tight(settings.precision) or time.monotonic() - start > settings.timing_budget_s:
                     break
-        return paired_speedup(seconds[bench.baseline], seconds[candidate])
+        return paired_speedup(seconds[baseline], seconds[candidate])
 
     def _paper(self, candidate: Arm, bench: Bench) -> Speedup:
         """The published protocol: a few unpaired trials on one input, and the ratio of means, which has no interval."""
-        inputs, n = bench.inputs(0), self.settings.paper_trials
+        inputs, n = bench.trial(0), self.settings.paper_trials
         means = []
         for arm in (bench.baseline, candidate):
             runs = [arm.run(inputs, self.settings.timeout_s, wanted=bench.outputs) for _ in range(n)]
-            for _, outputs in runs:
-                check(outputs, bench.cases[0].expected)
-            means.append(sum(seconds for seconds, _ in runs) / n)
+            if arm is bench.baseline:
+                expected = bench.expected(0, runs[0])
+            for ran in runs:
+                check(ran.outputs, expected)
+            means.append(sum(map(bench.seconds, runs)) / n)
         return Speedup(means[0] / means[1], None, None, 1e3 * means[1], 1e3 * means[0], n)
 
     @contextlib.contextmanager
     def _elsewhere(self) -> Iterator[None]:
-        """Keep this thread off the core that workers are timed on."""
+        """Keep this thread off the core that workers are timed on, so that it may spin. Several that spin would hold up
+        each other: they go where they like, and sleep."""
         before = os.sched_getaffinity(0)
-        if len(before) > 1:
+        if len(before) > 1 and self.core >= 0 and self.at_once == 1:
             os.sched_setaffinity(0, before - {self.core})
         try:
             yield
         finally:
             os.sched_setaffinity(0, before)
+
+
+def _as_failure(error: Exception) -> WorkerFailure:
+    if isinstance(error, WorkerFailure):
+        return error
+    torch.cuda.empty_cache()
+    return WorkerFailure("out_of_memory", f"no room on the device to hold its outputs: {str(error).splitlines()[0]}")
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ Its first message on the socket given as file descriptor says what workers are c
 channel, the file for its output). Answers: `{"pid": …}` at once; `{"exited": pid, "status": wait status}` later.
 """
 
+import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -13,13 +15,17 @@ import signal
 import socket
 import sys
 import tempfile
+from pathlib import Path
 
 from expert_tail.evaluator import sandbox
 from expert_tail.evaluator.worker import MAX_MESSAGE, become_worker
 
+PR_SET_CHILD_SUBREAPER = 36
+
 
 def serve(server: socket.socket) -> None:
     children: dict[int, int] = {}  # pidfd -> pid
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what workers leave behind becomes ours, to be ended
     gc.collect()
     gc.freeze()  # objects of before the fork stay on shared pages
     with selectors.DefaultSelector() as selector:
@@ -47,7 +53,18 @@ def serve(server: socket.socket) -> None:
                     selector.unregister(key.fd)
                     os.close(key.fd)
                     _, status = os.waitpid(pid, 0)
+                    _end_orphans(set(children.values()))
                     server.send(json.dumps({"exited": pid, "status": status}).encode())
+
+
+def _end_orphans(workers: set[int]) -> None:
+    """Kill processes that a worker that is gone has started; only those that compile can start any."""
+    listed = Path(f"/proc/self/task/{os.getpid()}/children")
+    while listed.exists() and (orphans := set(map(int, listed.read_text().split())) - workers):
+        for pid in orphans:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
 
 def confinement(use_sandbox: bool) -> dict[str, str]:

@@ -16,17 +16,18 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
 from expert_tail.errors import UserError
 from expert_tail.evaluator.sandbox import Limits
 
-MAX_MESSAGE = 1 << 16
+MAX_MESSAGE = 1 << 17
 FAILURES = ("compile_error", "runtime_error", "out_of_memory")  # what a worker may say of itself
 SPIN_S = 0.25  # how long a run's answer is awaited without sleeping
 GRACE_S = 0.2  # how long a thread that has done its work may take to vanish
@@ -51,11 +52,25 @@ class WorkerFailure(Exception):
         self.status, self.error, self.reason = status, error, reason
 
 
-class ForkServer:
-    """Starts workers by forking a process that has imported torch already. Use as a context manager."""
+@dataclass(frozen=True)
+class Run:
+    """One run of a worker: when it was released, how long it took until it was frozen, and what it answered."""
 
-    def __init__(self, use_sandbox: bool = True) -> None:
-        self.use_sandbox = use_sandbox
+    started_ns: int
+    seconds: float
+    outputs: Any
+    spans: Any
+
+
+class ForkServer:
+    """Starts workers by forking a process that has imported torch already. Use as a context manager; threads may share it.
+
+    `gpu`: number of the one GPU that workers see, as CUDA counts them; None hides all.
+    """
+
+    def __init__(self, use_sandbox: bool = True, gpu: int | None = None) -> None:
+        self.use_sandbox, self.gpu = use_sandbox, gpu
+        self._lock = threading.RLock()
         self.has_read = False  # whether this machine lets the parent into a worker's memory
         self._sandbox: str | None = None
 
@@ -65,7 +80,7 @@ class ForkServer:
         # -P: a candidate may read what is on sys.path, which must not be the working folder.
         command = [sys.executable, "-P", "-m", "expert_tail.evaluator.forkserver", str(theirs.fileno()), mode]
         self._process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], env=_environment(), stdin=subprocess.DEVNULL
+            command, pass_fds=[theirs.fileno()], env=_environment(self.gpu), stdin=subprocess.DEVNULL
         )
         theirs.close()
         self._exited: dict[int, int] = {}
@@ -82,32 +97,35 @@ class ForkServer:
     @property
     def sandbox(self) -> str:
         """What workers are confined by, as in the evaluations' column `sandbox`. Waits for the server to be up."""
-        if self._sandbox is None:
-            first = self._receive()
-            if "sandbox" not in first:
-                raise UserError(
-                    f"the sandbox fails here ({first['broken']}); set evaluator.sandbox to off to do without"
-                )
-            self._sandbox = first["sandbox"]
-        return self._sandbox
+        with self._lock:
+            if self._sandbox is None:
+                first = self._receive()
+                if "sandbox" not in first:
+                    raise UserError(
+                        f"the sandbox fails here ({first['broken']}); set evaluator.sandbox to off to do without"
+                    )
+                self._sandbox = first["sandbox"]
+            return self._sandbox
 
     def start(self, limits: Limits) -> "Worker":
         _ = self.sandbox
-        self._started += 1
-        scratch = self._folder / str(self._started)
-        scratch.mkdir()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        output = os.open(scratch / "output.txt", os.O_RDWR | os.O_CREAT | os.O_APPEND)
-        request = json.dumps({"scratch": str(scratch), "limits": asdict(limits)}).encode()
-        socket.send_fds(self._socket, [request], [theirs.fileno(), output])
-        theirs.close()
-        return Worker(self, self._answer("pid"), ours, scratch, output, limits)
+        with self._lock:
+            self._started += 1
+            scratch = self._folder / str(self._started)
+            scratch.mkdir()
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            output = os.open(scratch / "output.txt", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            request = json.dumps({"scratch": str(scratch), "limits": asdict(limits)}).encode()
+            socket.send_fds(self._socket, [request], [theirs.fileno(), output])
+            theirs.close()
+            return Worker(self, self._answer("pid"), ours, scratch, output, limits)
 
     def exit_status(self, pid: int) -> int:
         """Wait status of a worker that has ended (blocks until the fork server has reaped it)."""
-        while pid not in self._exited:
-            self._note_exit(self._receive())
-        return self._exited.pop(pid)
+        with self._lock:
+            while pid not in self._exited:
+                self._note_exit(self._receive())
+            return self._exited.pop(pid)
 
     def _answer(self, key: str) -> int:
         while key not in (message := self._receive()):
@@ -132,6 +150,8 @@ class Worker:
     ) -> None:
         self._server, self.pid, self._channel, self.scratch, self._output = server, pid, channel, scratch, output
         self._spins = limits.core not in os.sched_getaffinity(0)
+        self._on_device = limits.device != "cpu"
+        self.own_parameters = False  # whether its model's parameters fit the reference's in no way
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)
         self._alive = True
@@ -144,10 +164,10 @@ class Worker:
         if not self._poll.poll(timeout_s * 1e3):
             raise _timed_out(timeout_s)
         self._freeze()
-        return self._answer(expect)
+        return self._answer(expect)[0]
 
-    def run(self, command: bytes, timeout_s: float) -> tuple[float, Any]:
-        """Release the worker for one run; its seconds, and its outputs as it describes them. Frozen afterwards.
+    def run(self, command: bytes, timeout_s: float) -> Run:
+        """Release the worker for one run. Frozen afterwards.
 
         Its time is the longer of two: by the parent's clock until it answers; and the processor time it took until it was
         frozen, plus what it waited to be released, so that what is still computed after the answer is paid for.
@@ -155,7 +175,7 @@ class Worker:
         """
         if self._processor_ns() not in (0, self._frozen_ns):  # 0: it was killed, as sending will tell
             raise WorkerFailure("rejected", "the process went on while it was frozen", "not_frozen")
-        if self.threads() > 1:
+        if self.threads() > 1 and not self._on_device:  # CUDA has threads of its own
             raise WorkerFailure("rejected", "threads are left from before the call", "background_thread")
         before, waited = self._frozen_ns, self._waited_ns()
         self._send(command)
@@ -166,21 +186,27 @@ class Worker:
         if not answered:
             raise _timed_out(timeout_s)
         self._freeze()
+        if self._on_device:
+            return self._answered(start, taken * 1e-9)
         deadline = time.monotonic() + GRACE_S
         while self.threads() > 1 and time.monotonic() < deadline:
             self._signal(signal.SIGCONT)  # a thread that was joined, but is still on its way out
             time.sleep(0.002)
             self._freeze()
         processor = self._frozen_ns - before + min(self._waited_ns() - waited, RELEASE_NS)
-        return max(taken, processor) * 1e-9, self._answer("outputs")
+        return self._answered(start, max(taken, processor) * 1e-9)
 
-    def write(self, address: int, data: np.ndarray) -> None:
-        """Copy `data` into the worker's memory."""
+    def _answered(self, start_ns: int, seconds: float) -> Run:
+        outputs, spans = self._answer("outputs", "spans")
+        return Run(start_ns, seconds, outputs, spans)
+
+    def write(self, address: int, data: torch.Tensor) -> None:
+        """Copy `data`, contiguous and on the CPU, into the worker's memory."""
         self._transfer("process_vm_writev", address, data)
 
-    def read(self, address: int, n_bytes: int) -> np.ndarray:
+    def read(self, address: int, n_bytes: int) -> torch.Tensor:
         """Copy `n_bytes` out of the worker's memory, as uint8."""
-        data = np.empty(n_bytes, np.uint8)
+        data = torch.empty(n_bytes, dtype=torch.uint8)
         self._transfer("process_vm_readv", address, data)
         return data
 
@@ -218,15 +244,18 @@ class Worker:
         except OSError:
             raise self._death() from None
 
-    def _answer(self, expect: str) -> Any:
-        message = self._channel.recv(MAX_MESSAGE)
+    def _answer(self, *expect: str) -> list[Any]:
+        try:
+            message = self._channel.recv(MAX_MESSAGE)
+        except ConnectionResetError:  # it ended without having read its last command
+            message = b""
         if not message:
             raise self._death()
         try:
             answer = json.loads(message)
             if answer.get("failed") in FAILURES:
                 raise WorkerFailure(answer["failed"], str(answer["error"]))
-            wanted = answer[expect]
+            wanted = [answer[name] for name in expect]
         except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
             raise forged() from None
         with contextlib.suppress(BlockingIOError):
@@ -283,10 +312,10 @@ class Worker:
             return not Path(f"/proc/{self.pid}").exists()  # else a thread ended meanwhile
         return True
 
-    def _transfer(self, function: str, address: int, data: np.ndarray) -> None:
-        done, flat = 0, data.reshape(-1).view(np.uint8)
+    def _transfer(self, function: str, address: int, data: torch.Tensor) -> None:
+        done, flat = 0, data.reshape(-1).view(torch.uint8)
         while done < flat.nbytes:
-            ours = _Iovec(flat.ctypes.data + done, flat.nbytes - done)
+            ours = _Iovec(flat.data_ptr() + done, flat.nbytes - done)
             theirs = _Iovec(address + done, flat.nbytes - done)
             moved = getattr(_LIBC, function)(self.pid, ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0)
             if moved <= 0:
@@ -311,12 +340,15 @@ def _timed_out(timeout_s: float) -> WorkerFailure:
     return WorkerFailure("timeout", f"no answer within {timeout_s:g} s")
 
 
-def _environment() -> dict[str, str]:
+def _environment(gpu: int | None) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if _ENVIRONMENT.fullmatch(name)}
     # One thread each: a worker is timed on one core. Freed memory stays with the process, as in a GPU's caching allocator,
     # so that holding on to an output buffer gains nothing.
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     warm = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "CUDA_VISIBLE_DEVICES": ""}
+    if gpu is not None:
+        visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        warm = {"CUDA_VISIBLE_DEVICES": visible[gpu] if visible else str(gpu)}
     return kept | one_thread | warm
 
 

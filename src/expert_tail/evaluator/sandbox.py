@@ -40,6 +40,8 @@ class Limits:
     core: int  # processor core it runs on; -1: any
     writable: bool  # whether it may make files in its folder
     sandbox: bool  # whether to confine it by more than these limits
+    device: str = "cpu"  # what its module runs on: cpu or cuda
+    compiles: bool = False  # whether it may start programs, as compilers do, and make folders in its own
 
 
 def enter_namespaces() -> list[str]:
@@ -84,9 +86,9 @@ def confine(own: str, limits: Limits) -> None:
     if _LIBC.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "PR_SET_NO_NEW_PRIVS refused")
     if any(layer.startswith("landlock") for layer in found):
-        landlock.restrict(own, limits.writable)
+        landlock.restrict(own, limits.writable, limits.compiles)
     if "seccomp" in found:
-        seccomp.install(seccomp.program(os.getpid()))
+        seccomp.install(seccomp.program(os.getpid(), limits.compiles))
 
 
 def _limit(limits: Limits) -> None:

@@ -45,6 +45,9 @@ _DENIED = {
     **{"iopl": (172, -1), "ioperm": (173, -1), "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265)},
     **{"vhangup": (153, 58), "fanotify_init": (300, 262), "fanotify_mark": (301, 263)},
 }
+# What a worker that runs compilers may: start programs, and set modes and times of files that it may write.
+_COMPILERS_NEED = {"fork", "vfork", "execve", "execveat", "chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes"}
+_COMPILERS_NEED |= {"utimensat", "futimesat", "sched_setaffinity", "setpriority"}
 _NEWER = 463  # first call that this list does not know; x32 calls lie above it too
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _CLONE_THREAD = 0x10000
@@ -75,8 +78,8 @@ def is_available() -> bool:
     return seccomp is not None and libc.syscall(seccomp, 2, 0, ctypes.byref(action)) == 0
 
 
-def program(pid: int) -> bytes:
-    """The filter for the process `pid`, which may signal nobody but itself."""
+def program(pid: int, compiles: bool = False) -> bytes:
+    """The filter for the process `pid`, which may signal nobody but itself, and start others only if it `compiles`."""
     column, architecture = _ARCHITECTURES[platform.machine()]
     code = [
         _instruction(_LOAD, _ARCH),
@@ -87,10 +90,11 @@ def program(pid: int) -> bytes:
         # glibc falls back to clone, whose flags can be seen.
         *_if(_EQUAL, _CLONE3[column], [_instruction(_RETURN, _ERRNO | errno.ENOSYS)]),
     ]
-    for numbers in _DENIED.values():
-        if numbers[column] >= 0:
+    for name, numbers in _DENIED.items():
+        if numbers[column] >= 0 and not (compiles and name in _COMPILERS_NEED):
             code += _if(_EQUAL, numbers[column], [_instruction(_RETURN, _DENY)])
-    code += _if(_EQUAL, _CLONE[column], _allow_only(0, _BITS, (_CLONE_THREAD,)))
+    if not compiles:
+        code += _if(_EQUAL, _CLONE[column], _allow_only(0, _BITS, (_CLONE_THREAD,)))
     for numbers in _TO_OWN_PID.values():
         code += _if(_EQUAL, numbers[column], _allow_only(0, _EQUAL, (pid,)))
     code += _if(_EQUAL, _PRLIMIT[column], _allow_only(0, _EQUAL, (0, pid)))

@@ -14,7 +14,9 @@ class EvaluatorSettings(Settings):
     protocol: Literal["paired", "paper"] = Field(
         "paired", description="paired: interleaved, with an interval; paper: 5 unpaired trials, mean"
     )
-    device: Literal["auto", "cpu"] = Field("auto", description="where candidates run")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where candidates run; auto: on a GPU if this machine has one"
+    )
     correctness_trials: Count = Field(4, description="inputs that a candidate is checked on before it is timed")
     min_pairs: Annotated[int, Field(ge=6)] = Field(
         12, description="fewest timed pairs (6 is the least that gives a 95 % interval)"
@@ -24,12 +26,22 @@ class EvaluatorSettings(Settings):
     timing_budget_s: Positive = Field(
         2.0, description="stop timing a candidate after this long, once min_pairs are there"
     )
+    replicates: Count = Field(
+        3, description="pairs of fresh processes in which a candidate must come out confidently faster to be called so"
+    )
     timeout_s: Positive = Field(
         30.0, description="longest wait for one call of a candidate: import, construction or forward"
     )
+    build_timeout_s: Positive = Field(
+        300.0, description="longest wait for a candidate's own kernels to be compiled (CUDA, C++, Triton)"
+    )
     memory_gib: Positive = Field(4.0, description="address space a candidate may add to that of an idle worker")
+    device_memory_gib: Positive = Field(48.0, description="memory of a GPU that a candidate may take beside that")
     output_mib: Positive = Field(1.0, description="most that a candidate may print or write to a file")
     paper_trials: Count = Field(5, description="timed trials of the paper protocol")
+    paper_threads: Count = Field(
+        4, description="candidates that the paper protocol evaluates at the same time on one device, as published"
+    )
     sandbox: Literal["auto", "required", "off"] = Field(
         "auto",
         description="auto: every layer that this machine has; required: refuse without Landlock and seccomp; "

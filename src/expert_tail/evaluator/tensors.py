@@ -1,54 +1,64 @@
-"""Tensors as bytes, and how the parent reads one that a worker describes. No description is trusted."""
+"""Tensors in the parent, and how it reads one that a worker describes. No description is trusted."""
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
+import torch
 
-from expert_tail.evaluator.process import Worker, WorkerFailure, forged
+from expert_tail.evaluator.process import WorkerFailure, forged
 
-_DTYPES = {
-    name: np.dtype(name) for name in ["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8"]
-} | {"bool": np.dtype("uint8")}  # as bytes, since a candidate's need not be 0 or 1
-_BFLOAT16 = np.dtype("uint16")  # NumPy has none: kept as bits
+_NAMES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8")
+_DTYPES = {name: getattr(torch, name) for name in _NAMES} | {"bool": torch.uint8}
 
 
-@dataclass(frozen=True)
+class Source(Protocol):
+    """Memory of a frozen worker, on its device."""
+
+    device: torch.device
+
+    def bytes_at(self, address: int, n_bytes: int) -> torch.Tensor:
+        """A copy, as uint8. Raises `WorkerFailure` for an address that the worker has not."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
 class Tensor:
-    """A tensor's bytes as they lie in memory, contiguous, with torch's name of its dtype."""
+    """A tensor's values, contiguous, with torch's name of its dtype: a bool is kept as bytes, which need not be 0 or 1."""
 
     dtype: str
-    shape: list[int]
-    data: np.ndarray  # uint8, flat
+    data: torch.Tensor
     described: dict[str, Any] = field(default_factory=dict)  # by its worker
 
     @property
-    def array(self) -> np.ndarray:
-        return self.data.view(_DTYPES.get(self.dtype, _BFLOAT16)).reshape(self.shape)
+    def shape(self) -> list[int]:
+        return list(self.data.shape)
 
-    def with_values(self, array: np.ndarray) -> "Tensor":
-        return Tensor(self.dtype, self.shape, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    @property
+    def n_bytes(self) -> int:
+        return self.data.nbytes
 
-    def values(self) -> np.ndarray:
-        """Flat values: floating ones as float64, others as they are."""
-        if self.dtype == "bfloat16":
-            return (self.data.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-        flat = self.data.view(_DTYPES[self.dtype])
-        return flat.astype(np.float64) if np.issubdtype(flat.dtype, np.floating) else flat
+    def rows(self, n_calls: int) -> torch.Tensor:
+        """Values as `rows_NS`, one row a call."""
+        return self.data.reshape(n_calls, -1) if self.data.numel() else self.data.new_empty(n_calls, 0)
+
+    def described_only(self) -> "Tensor":
+        """Dtype and shape without the values."""
+        return Tensor(self.dtype, self.data.to("meta"))
 
 
-def same_bytes(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two flat uint8 arrays are equal; eight bytes a comparison."""
-    whole = a.size - a.size % 8
-    return (
-        a.size == b.size
-        and np.array_equal(a[:whole].view("u8"), b[:whole].view("u8"))
-        and np.array_equal(a[whole:], b[whole:])
+def same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two contiguous tensors hold the same bytes, NaN or not."""
+    flat_a, flat_b = a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8)
+    if flat_a.shape != flat_b.shape:
+        return False
+    whole = flat_a.numel() - flat_a.numel() % 8  # eight bytes a comparison
+    return torch.equal(flat_a[:whole].view(torch.int64), flat_b[:whole].view(torch.int64)) and torch.equal(
+        flat_a[whole:], flat_b[whole:]
     )
 
 
-def read_tensor(worker: Worker, description: Any, wanted: Tensor | None = None) -> Tensor:
+def read_tensor(source: Source, description: Any, wanted: Tensor | None = None) -> Tensor:
     """Read a tensor that a worker describes. The description is not trusted; what it says must agree with `wanted`."""
     if not isinstance(description, dict):
         raise forged()
@@ -60,28 +70,26 @@ def read_tensor(worker: Worker, description: Any, wanted: Tensor | None = None) 
     address: Any = description.get("address")
     if not (_is_sizes(shape) and _is_sizes(strides) and len(shape) == len(strides) and isinstance(address, int)):
         raise forged()
-    if device != "cpu":
+    if device != source.device.type:
         raise WorkerFailure("incorrect", f"returned a tensor on {device}", "wrong_device")
     if wanted is not None and shape != wanted.shape:
         raise WorkerFailure("incorrect", f"returned shape {shape} instead of {wanted.shape}", "wrong_shape")
     if wanted is not None and dtype != wanted.dtype:
         raise WorkerFailure("incorrect", f"returned {dtype} instead of {wanted.dtype}", "wrong_dtype")
-    if dtype != "bfloat16" and dtype not in _DTYPES:
+    if dtype not in _DTYPES:
         raise WorkerFailure("incorrect", f"returned dtype {dtype}", "wrong_dtype")
+    element: torch.dtype = _DTYPES[dtype]
     if 0 in shape:
-        return Tensor(dtype, shape, np.empty(0, np.uint8))
-    element = _DTYPES.get(dtype, _BFLOAT16)
+        return Tensor(dtype, torch.empty(shape, dtype=element, device=source.device))
     extent = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if extent > 4 * math.prod(shape) + 2**20:
         raise WorkerFailure(
             "incorrect", "returned a tensor spread over far more memory than it has values", "sparse_strides"
         )
-    if not is_address(address):
+    if not is_address(address) or address % element.itemsize:
         raise WorkerFailure("rejected", "no memory at the address answered", "bad_address")
-    raw = worker.read(address, extent * element.itemsize)
-    byte_strides = [stride * element.itemsize for stride in strides]
-    strided = np.lib.stride_tricks.as_strided(raw.view(element), shape, byte_strides)
-    return Tensor(dtype, shape, np.ascontiguousarray(strided).reshape(-1).view(np.uint8), description)
+    raw = source.bytes_at(address, extent * element.itemsize)
+    return Tensor(dtype, raw.view(element).as_strided(shape, strides).contiguous(), description)
 
 
 def is_address(value: Any) -> bool:

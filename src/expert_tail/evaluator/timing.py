@@ -8,7 +8,7 @@ largest for which that has at most 2.5 % on either side. It needs no resampling 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 ALPHA = 0.025  # on either side
@@ -24,7 +24,10 @@ class Speedup:
     trials: int
 
     def is_tight(self, precision: float) -> bool:
-        return self.low is not None and self.high is not None and self.high <= self.low * (1.0 + precision)
+        """Whether high / low is below 1 + `precision`; far from 1, whether it is below a tenth of that distance."""
+        if self.low is None or self.high is None:
+            return False
+        return math.log(self.high / self.low) <= max(math.log1p(precision), 0.1 * abs(math.log(self.median)))
 
 
 def paired_speedup(baseline_s: Sequence[float], candidate_s: Sequence[float]) -> Speedup:
@@ -38,6 +41,22 @@ def paired_speedup(baseline_s: Sequence[float], candidate_s: Sequence[float]) ->
         kernel_ms=1e3 * median(candidate_s),
         baseline_ms=1e3 * median(baseline_s),
         trials=len(ratios),
+    )
+
+
+def agreed(replicates: Sequence[Speedup]) -> Speedup:
+    """One speedup from replicates with intervals, each in processes of its own: the middle one, and all that any allows.
+
+    What differs between processes (where their memory lies, above all) shifts every pair of one replicate by the same
+    factor, which no interval over its pairs can show.
+    """
+    ordered = sorted(replicates, key=lambda one: one.median)
+    middle = ordered[(len(ordered) - 1) // 2]
+    return replace(
+        middle,
+        low=min(one.low for one in replicates if one.low is not None),
+        high=max(one.high for one in replicates if one.high is not None),
+        trials=sum(one.trials for one in replicates),
     )
 
 

@@ -14,21 +14,28 @@ import gc
 import importlib.util
 import io
 import json
+import math
 import os
 import pickle
 import signal
 import socket
 import sys
 import traceback
+from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from expert_tail.evaluator import cuda
+from expert_tail.evaluator.compilers import FOLDER, use_folder
 from expert_tail.evaluator.sandbox import Limits, confine
 
-MAX_MESSAGE = 1 << 16
-RUN, RUN_KEEPING, RUN_DOUBLE = b"run", b"run keeping", b"run double"  # not JSON: nothing to parse on the clock
+MAX_MESSAGE = 1 << 17
+# Not JSON: nothing to parse on the clock. A number of calls follows.
+RUN, RUN_KEEPING, RUN_DOUBLE, RUN_IDLE = b"run", b"run keeping", b"run double", b"run idle"
+INPUTS = "inputs"  # stands for the handle of the parent's buffer
 ERROR_CHARACTERS = 4000
 MAX_OUTPUTS = 64
 
@@ -39,8 +46,10 @@ def main(channel: socket.socket, scratch: str, limits: Limits) -> None:
     sys.dont_write_bytecode = True
     torch.set_num_threads(1)
     gc.disable()
+    if limits.device == "cuda":
+        _start_cuda()  # a context opens devices and files that the sandbox hides
     confine(scratch, limits)
-    worker = _Worker()
+    worker = _Worker(limits.device, limits.compiles)
     while message := channel.recv(MAX_MESSAGE):
         try:
             if message.startswith(RUN):
@@ -53,36 +62,68 @@ def main(channel: socket.socket, scratch: str, limits: Limits) -> None:
         channel.send(answer.encode())
 
 
+_synchronize = torch.cuda.synchronize  # before a candidate can put another in its place
+
+
 class _Worker:
     module: ModuleType
     model: torch.nn.Module
     double: torch.nn.Module
 
-    def __init__(self) -> None:
-        self.buffers: list[Any] = []
-        self.specs: list[dict[str, Any]] = []
-        self.output: Any = None
-        self.previous: Any = None
+    def __init__(self, device: str, compiles: bool) -> None:
+        self.device, self.compiles = torch.device(device), compiles
+        self.arguments: list[list[Any]] = []
+        self.outputs: list[Any] = []
+        self.previous: list[Any] = []
+        self.mapped = 0  # address of the parent's buffer
 
     # Commands of both sides
 
     def run(self, command: bytes) -> str:
-        """Run the model once; what and where the outputs are. `RUN_KEEPING`: keep the previous outputs alive."""
-        self.previous = self.output if command == RUN_KEEPING else None
-        self.output = None
-        arguments = [
-            spec["value"] if buffer is None else buffer.view(buffer.shape)
-            for spec, buffer in zip(self.specs, self.buffers, strict=True)
-        ]
-        model = self.model
-        if command == RUN_DOUBLE:
-            model = self.double
-            arguments = [a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments]
-        with torch.no_grad():
-            self.output = model(*arguments)
-            return f'{{"outputs": [{", ".join(_outputs(self.output)[:MAX_OUTPUTS])}]}}'
+        """Run the model on the first calls' inputs; what and where their outputs are.
+
+        `RUN_KEEPING` keeps the previous outputs alive; `RUN_IDLE` runs nothing and describes them again.
+        """
+        kind, _, n_calls = command.rpartition(b" ")
+        if kind == RUN_IDLE:
+            torch.zeros(1, device=self.device)
+        else:
+            self.previous = self.outputs if kind == RUN_KEEPING else []
+            self.outputs = []
+            model = self.double if kind == RUN_DOUBLE else self.model
+            outputs = []
+            with torch.no_grad():
+                for inputs in self.arguments[: int(n_calls)]:
+                    arguments = [x.view(x.shape) if isinstance(x, torch.Tensor) else x for x in inputs]
+                    if kind == RUN_DOUBLE:
+                        arguments = [_double(x) for x in arguments]
+                    outputs.append(model(*arguments))
+            self.outputs = outputs
+        if self.device.type == "cuda":
+            _synchronize()
+        described = ", ".join(f"[{', '.join(_outputs(output)[:MAX_OUTPUTS])}]" for output in self.outputs)
+        return f'{{"outputs": [{described}], "spans": {self._spans(self.outputs)}}}'
+
+    def _spans(self, values: list[Any]) -> str:
+        """The device memory that tensors lie in, as JSON: (allocation, its handle, first byte, end)."""
+        if self.device.type == "cpu":
+            return "[]"
+        found: dict[int, list[int]] = {}
+        for value in _tensors(values):
+            if value.device.type == "cuda" and value.numel():
+                base = cuda.range_of(value.data_ptr()).base
+                low = value.data_ptr() - base
+                extent = 1 + sum((n - 1) * stride for n, stride in zip(value.shape, value.stride(), strict=True))
+                span = found.setdefault(base, [low, 0])
+                span[:] = [min(span[0], low // 256 * 256), max(span[1], low + extent * value.element_size())]
+        return json.dumps([[base, self._handle(base), low, high] for base, (low, high) in found.items()])
+
+    def _handle(self, base: int) -> str:
+        return INPUTS if base == self.mapped else cuda.export(base).hex()  # what is not one's own cannot be exported
 
     def do_load(self, path: str) -> dict[str, Any]:
+        if self.compiles or Path(FOLDER).is_dir():
+            use_folder(Path(FOLDER).absolute(), self.compiles)
         spec = importlib.util.spec_from_file_location("candidate", path)
         assert spec is not None
         assert spec.loader is not None
@@ -101,23 +142,59 @@ class _Worker:
         with open(blob, "rb") as file:
             init_inputs, state = pickle.load(file)
         torch.manual_seed(seed)
-        self.model = cls(*init_inputs)
+        self.model = cls(*init_inputs).to(self.device)
         names = _matching(self.model.state_dict(), state)
         if names is not None:
             self.model.load_state_dict({own: state[name] for own, name in names.items()})
         return {"parameters": "own" if names is None else "given"}
 
-    def do_allocate(self, specs: list[dict[str, Any]]) -> dict[str, Any]:
-        """Input buffers for the tensors in `specs`; answers their addresses (null for plain values)."""
-        self.specs = specs
-        self.buffers = [
-            torch.empty(spec["shape"], dtype=getattr(torch, spec["dtype"])) if "dtype" in spec else None
-            for spec in specs
-        ]
-        for buffer in self.buffers:
-            if buffer is not None and buffer.numel():
-                buffer.zero_()  # touched, so that the parent can write there
-        return {"addresses": [None if buffer is None else buffer.data_ptr() for buffer in self.buffers]}
+    def do_allocate(
+        self,
+        specs: list[dict[str, Any]],
+        offsets: list[int | None],
+        call_bytes: int,
+        n_calls: int,
+        n_bytes: int,
+        handle: str | None,
+    ) -> dict[str, Any]:
+        """The buffer for inputs of `n_calls` calls, one's own or the parent's on a device; answers its address."""
+        self.arguments = []
+        if handle is None:
+            buffer = torch.zeros(n_bytes, dtype=torch.uint8)  # touched, so that the parent can write there
+        else:
+            if self.mapped:
+                cuda.close_handle(self.mapped)
+            self.mapped = cuda.open_handle(bytes.fromhex(handle))
+            buffer = cuda.tensor_at(self.mapped, n_bytes, self.device)
+        for call in range(n_calls):
+            arguments: list[Any] = []
+            for spec, offset in zip(specs, offsets, strict=True):
+                if offset is None:
+                    arguments.append(spec["value"])
+                    continue
+                shape, dtype = spec["shape"], getattr(torch, spec["dtype"])
+                start = call * call_bytes + offset
+                piece = buffer[start : start + math.prod(shape) * dtype.itemsize]
+                arguments.append(
+                    piece.view(dtype).view(shape) if piece.numel() else piece.new_empty(shape, dtype=dtype)
+                )
+            self.arguments.append(arguments)
+        return {"address": buffer.data_ptr()}
+
+    def do_rehearse(self, path: str) -> dict[str, Any]:
+        """Run the model once on inputs of the task, so that all that it compiles is compiled."""
+        spec = importlib.util.spec_from_file_location("reference", path)
+        assert spec is not None
+        assert spec.loader is not None
+        reference = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(reference)
+        with self.device:
+            drawn = reference.get_inputs()
+        with torch.no_grad():
+            self.model(*[x.to(self.device) if isinstance(x, torch.Tensor) else x for x in drawn])
+        if self.device.type == "cuda":
+            _synchronize()
+        return {"done": True}
 
     # Commands of the reference alone
 
@@ -129,7 +206,7 @@ class _Worker:
         torch.manual_seed(seed)
         init_inputs = self.module.get_init_inputs()
         torch.manual_seed(seed)
-        self.model = self.module.Model(*init_inputs)
+        self.model = self.module.Model(*init_inputs).to(self.device)
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
                 if value.is_floating_point():
@@ -139,7 +216,7 @@ class _Worker:
                         value.add_(0.1 * (torch.rand_like(value) - 0.5) * value.abs().mean().clamp_min(0.1))
         self.double = copy.deepcopy(self.model).double()
         buffer = io.BytesIO()
-        pickle.dump((init_inputs, self.model.state_dict()), buffer)
+        pickle.dump((init_inputs, {name: value.cpu() for name, value in self.model.state_dict().items()}), buffer)
         with open(blob, "wb") as file:
             file.write(buffer.getvalue())
         return {"done": True}
@@ -147,8 +224,39 @@ class _Worker:
     def do_draw(self, seed: int) -> dict[str, Any]:
         """Draw inputs; answers plain values, and where the tensors lie."""
         torch.manual_seed(seed)
-        self.held = [x.contiguous() if isinstance(x, torch.Tensor) else x for x in self.module.get_inputs()]
-        return {"drawn": [json.loads(_tensor(x)) if isinstance(x, torch.Tensor) else {"value": x} for x in self.held]}
+        self.held: list[Any] = []
+        with self.device:
+            drawn = self.module.get_inputs()
+        self.held += [x.to(self.device).contiguous() if isinstance(x, torch.Tensor) else x for x in drawn]
+        if self.device.type == "cuda":
+            _synchronize()
+        described = [json.loads(_tensor(x)) if isinstance(x, torch.Tensor) else {"value": x} for x in self.held]
+        return {"drawn": [described, json.loads(self._spans(self.held))]}
+
+    def do_release(self) -> dict[str, Any]:
+        """Give back all memory that is not needed for the next command."""
+        self.held, self.outputs, self.previous = [], [], []
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return {"done": True}
+
+
+def _start_cuda() -> None:
+    square = torch.ones(64, 64, device="cuda")
+    _ = square @ square  # cuBLAS is made ready, too
+    torch.cuda.synchronize()
+
+
+def _double(value: Any) -> Any:
+    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if type(value) is torch.Tensor or type(value) is torch.nn.Parameter:
+        yield value
+    elif type(value) is tuple or type(value) is list:
+        for item in value:
+            yield from _tensors(item)
 
 
 def _matching(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> dict[str, str] | None:

@@ -54,13 +54,13 @@ _EXAMPLES = (
 )
 
 
-def prompt_tokens(tokenizer: Any, reference_source: str, settings: PromptSettings) -> list[int]:
-    """Token ids of the prompt, up to where the assistant's answer begins."""
+def prompt_tokens(tokenizer: Any, reference_source: str, settings: PromptSettings, *, then: str = "") -> list[int]:
+    """Token ids of the prompt, up to where the assistant's answer begins; `then` is said after the task, in its turn."""
     messages = [{"role": "system", "content": _INSTRUCTIONS[settings.action]}]
     for example in _EXAMPLES[: settings.examples]:
         shown = _shown(example.reference_module(), settings)
         messages += [_user(shown), {"role": "assistant", "content": _answer(example, settings.action)}]
-    messages.append(_user(_shown(reference_source, settings)))
+    messages.append(_user(_shown(reference_source, settings) + (then and f"\n\n{then}")))
     text = _rendered(tokenizer, messages)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 

@@ -37,6 +37,13 @@ class PromptSettings(Settings):
     examples: int = Field(3, ge=0, le=3, description="worked examples before the task")
 
 
+class DrawSettings(Settings):
+    """How completions are drawn. One section for samples and for the rollouts of adaptation, which are compared."""
+
+    temperature: float = Field(0.7, gt=0, description="sampling temperature")
+    max_tokens: Count = Field(64, description="longest sample, tokens")
+
+
 class LoraSettings(Settings):
     rank: Count = Field(16, description="rank of the adapter")
     alpha: Count = Field(32, description="scaling of the adapter times its rank")

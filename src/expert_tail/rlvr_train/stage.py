@@ -1,9 +1,6 @@
 """The training loop: sample, evaluate, reward, update; every finished step on disk before the next one starts."""
 
-import hashlib
-import os
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +9,6 @@ import pyarrow as pa
 import torch
 
 from expert_tail import artifacts
-from expert_tail.code_digest import code_digest
 from expert_tail.errors import UserError
 from expert_tail.evaluator.evaluator import Candidate, Evaluator
 from expert_tail.evaluator.settings import EvaluatorSettings
@@ -20,11 +16,12 @@ from expert_tail.policy.draw import Draw, draw, prompts_of
 from expert_tail.policy.load import Policy, add_lora, load_policy, save_adapter
 from expert_tail.policy.settings import LoraSettings, PromptSettings, RuntimeSettings
 from expert_tail.progress import log, progress
-from expert_tail.rlvr_train.reward import NormalisedReward, group_advantages
 from expert_tail.rlvr_train.settings import RlvrSettings
-from expert_tail.rlvr_train.update import importance_sampling_step
 from expert_tail.tasks import TRAIN, Task
 from expert_tail.tasks.stage import tasks_of
+from expert_tail.training.reward import NormalisedReward, group_advantages
+from expert_tail.training.steps import OPTIMIZER, Steps, restore, run_digest, save_optimizer
+from expert_tail.training.update import importance_sampling_step, rollouts_of
 
 
 def run(
@@ -43,70 +40,60 @@ def run(
 
     Writes all rollouts to `output` and adapters to `checkpoints`/step={n} for each n in `rlvr.checkpoints`.
     """
-    chosen = tasks_of(tasks, TRAIN)
-    if len(chosen) < rlvr.tasks_per_step:
-        raise UserError(f"`rlvr.tasks_per_step` is {rlvr.tasks_per_step}, but {tasks} has {len(chosen)} training tasks")
-    steps = _Steps(state / _run_digest(rlvr, lora, prompt, runtime, tasks, policy))
-    done = steps.finished()
-    if done:
-        log(f"rlvr_train: going on after step {done - 1}, as {steps.folder} holds it")
-    trained = add_lora(load_policy(policy, runtime), lora, rlvr.seed)
-    parameters = [p for p in trained.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=rlvr.learning_rate)
-    reward = NormalisedReward(rlvr.reward_window)
-    if done:
-        steps.restore(done - 1, trained, optimizer, reward)
-    with progress("rlvr_train", rlvr.steps) as advance, Evaluator(evaluator) as running:
+    with artifacts.alone_in(state):
+        chosen = tasks_of(tasks, TRAIN)
+        if len(chosen) < rlvr.tasks_per_step:
+            raise UserError(
+                f"`rlvr.tasks_per_step` is {rlvr.tasks_per_step}, but {tasks} has {len(chosen)} training tasks"
+            )
+        judge = Evaluator(evaluator)
+        judged_by = judge.digest if rlvr.retrain_on_evaluator_change else ""
+        steps = _Trained(state / run_digest("rlvr_train", rlvr, lora, prompt, runtime, tasks, policy, judged_by))
+        done = steps.finished()
         if done:
-            advance(done)
-        for step in range(done, rlvr.steps):
-            batch = _batch(chosen, rlvr, step)
-            draws = draw(
-                trained,
-                batch,
-                rlvr.rollouts_per_task,
-                prompt,
-                temperature=rlvr.temperature,
-                max_tokens=rlvr.max_tokens,
-                seed=(rlvr.seed, step),
-            )
-            rows = _rewarded(step, draws, running, reward)
-            advantages = {(row["task_id"], row["rollout"]): row["advantage"] for row in rows}
-            importance_sampling_step(
-                trained.model,
-                optimizer,
-                prompts_of(trained, batch, prompt),
-                [[one.completion for one in of_task] for of_task in draws],
-                [[advantages[task.task_id, k] for k in range(rlvr.rollouts_per_task)] for task in batch],
-                temperature=rlvr.temperature,
-                where=f"step {step}",
-            )
-            steps.save(step, rows, trained, optimizer, keep=set(rlvr.checkpoints))
-            advance(
-                reward=float(np.mean([row["reward"] for row in rows])),
-                correct=float(np.mean([row["status"] == "correct" for row in rows])),
-                fast_1=float(np.mean([row["speedup"] > 1 for row in rows])),
-            )
-    for n in rlvr.checkpoints:
-        _copy_folder(steps.adapter(n - 1), checkpoints / f"step={n}")
-    artifacts.write(
-        output, "rollouts", steps.rollouts(rlvr.steps), settings=rlvr.model_dump_json(), evaluator=running.digest
-    )
-
-
-def _run_digest(*parts: Any) -> str:
-    """Names a run by all that shapes it, the evaluator apart: its changes do not retrigger training."""
-    texts = [code_digest("rlvr_train", without=["evaluator"])]
-    for part in parts:
-        if isinstance(part, Path):
-            texts.append(
-                hashlib.sha256(
-                    part.read_bytes() if part.is_file() else (part / "provenance.json").read_bytes()
-                ).hexdigest()
-            )
-        else:
-            texts.append(part.model_dump_json())
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+            log(f"rlvr_train: going on after step {done - 1}, as {steps.folder} holds it")
+        trained = add_lora(load_policy(policy, runtime), lora, rlvr.seed)
+        parameters = [p for p in trained.model.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=rlvr.learning_rate)
+        reward = NormalisedReward(rlvr.reward_window)
+        if done:
+            restore(trained, optimizer, steps.adapter(done - 1), steps[done - 1])
+            for row in steps.rollouts(done).select(["task_id", "speedup"]).to_pylist():
+                reward.observe(row["task_id"], [row["speedup"]])
+        with progress("rlvr_train", rlvr.steps) as advance, judge:
+            if done:
+                advance(done)
+            for step in range(done, rlvr.steps):
+                batch = _batch(chosen, rlvr, step)
+                draws = draw(
+                    trained,
+                    batch,
+                    rlvr.rollouts_per_task,
+                    prompt,
+                    temperature=rlvr.temperature,
+                    max_tokens=rlvr.max_tokens,
+                    seed=(rlvr.seed, step),
+                )
+                rows = _rewarded(step, draws, judge, reward)
+                importance_sampling_step(
+                    trained.model,
+                    optimizer,
+                    prompts_of(trained, batch, prompt),
+                    rollouts_of(rows, [task.task_id for task in batch]),
+                    temperature=rlvr.temperature,
+                    where=f"step {step}",
+                )
+                steps.save(step, rows, trained, optimizer, keep=set(rlvr.checkpoints))
+                advance(
+                    reward=float(np.mean([row["reward"] for row in rows])),
+                    correct=float(np.mean([row["status"] == "correct" for row in rows])),
+                    fast_1=float(np.mean([row["speedup"] > 1 for row in rows])),
+                )
+        for n in rlvr.checkpoints:
+            artifacts.publish(steps.adapter(n - 1), checkpoints / f"step={n}")
+        artifacts.write(
+            output, "rollouts", steps.rollouts(rlvr.steps), settings=rlvr.model_dump_json(), evaluator=judge.digest
+        )
 
 
 def _batch(tasks: list[Task], rlvr: RlvrSettings, step: int) -> list[Task]:
@@ -150,61 +137,23 @@ def _rewarded(
     return rows
 
 
-class _Steps:
-    """The finished steps of one run on disk: rollouts of all; adapter and optimiser state of those still needed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def finished(self) -> int:
-        """Steps finished without a gap from the first."""
-        n = 0
-        while self._step(n).is_dir():
-            n += 1
-        return n
+class _Trained(Steps):
+    """The finished steps of training: rollouts of all; adapter and optimiser state of those still needed."""
 
     def save(
         self, step: int, rows: list[dict[str, Any]], policy: Policy, optimizer: torch.optim.Optimizer, keep: set[int]
     ) -> None:
-        unfinished = self._step(step).with_name(f".{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            artifacts.write(unfinished / "rollouts.parquet", "rollouts", rows)
-            save_adapter(policy, unfinished / "adapter")
-            with artifacts.replacing(unfinished / "optimizer.pt") as temporary:
-                torch.save(optimizer.state_dict(), temporary)
-            os.rename(unfinished, self._step(step))
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self._step(step)}: {error.strerror}; free space, then run again to go on"
-            ) from error
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        with self.making(step) as folder:
+            artifacts.write(folder / "rollouts.parquet", "rollouts", rows)
+            save_adapter(policy, folder / "adapter")
+            save_optimizer(optimizer, folder)
         if step > 0:
-            (self._step(step - 1) / "optimizer.pt").unlink(missing_ok=True)
+            (self[step - 1] / OPTIMIZER).unlink(missing_ok=True)
             if step not in keep:  # step - 1 left the adapter of checkpoint `step`
                 shutil.rmtree(self.adapter(step - 1), ignore_errors=True)
 
-    def restore(self, step: int, policy: Policy, optimizer: torch.optim.Optimizer, reward: NormalisedReward) -> None:
-        from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        set_peft_model_state_dict(policy.model, load_file(self.adapter(step) / "adapter_model.safetensors"))
-        optimizer.load_state_dict(torch.load(self._step(step) / "optimizer.pt", weights_only=True))
-        for row in self.rollouts(step + 1).select(["task_id", "speedup"]).to_pylist():
-            reward.observe(row["task_id"], [row["speedup"]])
-
     def rollouts(self, steps: int) -> pa.Table:
-        return pa.concat_tables(artifacts.read(self._step(n) / "rollouts.parquet", "rollouts") for n in range(steps))
+        return pa.concat_tables(artifacts.read(self[n] / "rollouts.parquet", "rollouts") for n in range(steps))
 
     def adapter(self, step: int) -> Path:
-        return self._step(step) / "adapter"
-
-    def _step(self, step: int) -> Path:
-        return self.folder / f"step={step:04d}"
-
-
-def _copy_folder(source: Path, target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    for file in source.iterdir():
-        with artifacts.replacing(target / file.name) as temporary:
-            temporary.write_bytes(file.read_bytes())
+        return self[step] / "adapter"

@@ -4,13 +4,11 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from expert_tail.settings import Settings
+from expert_tail.policy.settings import DrawSettings
 
 
-class SampleSettings(Settings):
+class SampleSettings(DrawSettings):
     k: Annotated[int, Field(ge=1)] = Field(64, description="samples of each task and seed")
-    temperature: float = Field(0.7, gt=0, description="sampling temperature")
-    max_tokens: Annotated[int, Field(ge=1)] = Field(64, description="longest sample, tokens")
 
 
 class SampleRuns(SampleSettings):

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,6 +24,23 @@ def run(
     samples: Path,
     output: Path,
 ) -> None:
+    rows = [row for row, _ in score(prompt, runtime, tasks, policy, adapter, samples)]
+    artifacts.write(output, "logprobs", rows, subset=artifacts.notes(samples)["subset"])
+
+
+def score(
+    prompt: PromptSettings,
+    runtime: RuntimeSettings,
+    tasks: Path,
+    policy: Path,
+    adapter: Path | None,
+    samples: Path,
+    scorer: str = "",
+) -> list[tuple[dict[str, Any], list[float]]]:
+    """A row of the `logprobs` table for each sample, in the order of the artifact, beside the log-probs of its tokens.
+
+    `scorer` is what the rows call the checkpoint (left out: its own name).
+    """
     subset = artifacts.notes(samples)["subset"]
     rows = artifacts.read(samples, "samples", ["task_id", "seed", "sample", "token_ids"]).to_pylist()
     of_task: dict[int, list[dict]] = defaultdict(list)
@@ -36,22 +54,12 @@ def run(
     with progress(f"scoring {subset} under {loaded.checkpoint}", len(rows)) as advance, torch.no_grad():
         for pairs, logprobs in packed_passes(loaded.model, prompts, completions):
             for (i, j), logprobs_T in zip(pairs, logprobs, strict=True):
-                groups[i][j]["nll"] = -logprobs_T.double().sum().item()
+                groups[i][j]["logprobs"] = logprobs_T.double().tolist()
             advance(len(pairs))
-    artifacts.write(
-        output,
-        "logprobs",
-        [
-            {
-                "task_id": row["task_id"],
-                "seed": row["seed"],
-                "sample": row["sample"],
-                "scorer": loaded.checkpoint,
-                "nll": row["nll"],
-                "nll_mean": row["nll"] / len(row["token_ids"]),
-                "n_tokens": len(row["token_ids"]),
-            }
-            for row in rows
-        ],
-        subset=subset,
-    )
+    result = []
+    for row in rows:
+        nll, n_tokens = -sum(row["logprobs"]), len(row["token_ids"])
+        scored = {key: row[key] for key in ("task_id", "seed", "sample")}
+        scored |= {"scorer": scorer or loaded.checkpoint, "nll": nll, "nll_mean": nll / n_tokens, "n_tokens": n_tokens}
+        result.append((scored, row["logprobs"]))
+    return result

@@ -1,10 +1,12 @@
 """KernelBench's Level-1 workloads as one table: operation, parameters, and sizes at the two scales.
 
 `gpu` has the shapes of KernelBench v0.1; `cpu` has the same operations at sizes that one CPU core runs in milliseconds.
-Every size is written (gpu, cpu). Rows of one family go through one function, so that a row holds facts only.
+Every size is written (gpu, cpu). Rows of one family go through one function, so that a row holds facts only. Beside what
+is computed stands the work that cannot be left out, where it is not just to read each input and to write each output once.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from expert_tail.tasks.render import Workload, check_scale, render_workload
 from expert_tail.tasks.task import Task, TaskError
@@ -38,10 +40,15 @@ def _matmul(
     draw: str = "{0}",
     **sizes: Size,
 ) -> Workload:
-    """A product of matrices of shapes `left` and `right`; `draw` makes an argument {1} from uniform numbers {0}."""
+    """A product of matrices of shapes `left` and `right`; `draw` makes an argument {1} from uniform numbers {0}.
+
+    The letters K, k and l stand for the inner dimension; where the shapes have none of them, it is the last of `left`.
+    """
     shapes = {"A": left, "B": right}
     inputs = {argument: draw.format(f"torch.rand({shape})", argument) for argument, shape in shapes.items()}
-    return Workload(task_id, name, forward, inputs, sizes)
+    names = left.split(", ")
+    inner = next((letter for letter in "Kkl" if letter in names), names[-1])
+    return Workload(task_id, name, forward, inputs, sizes, macs_per_output=inner)
 
 
 def _unary(
@@ -107,6 +114,8 @@ def _layer(
     given: Mapping[str, object],
     sizes: Mapping[str, Size],
     init_inputs: str = "",
+    macs_per_output: str = "0",
+    macs_per_input: str = "0",
 ) -> Workload:
     """Layers, one after the other, on images of in_channels channels; `sizes` are those of the batch and the image."""
     forward = "x"
@@ -114,7 +123,8 @@ def _layer(
         forward = f"self.{attribute}({forward})"
     batch, *extent = sizes
     shape = ", ".join([batch, "in_channels", *extent])
-    return _unary(task_id, name, forward, sizes, signature, init_inputs or ", ".join(given), layers, given, shape)
+    workload = _unary(task_id, name, forward, sizes, signature, init_inputs or ", ".join(given), layers, given, shape)
+    return replace(workload, macs_per_output=macs_per_output, macs_per_input=macs_per_input)
 
 
 def _conv(
@@ -146,7 +156,9 @@ def _conv(
     signature = ["in_channels", "out_channels", "kernel_size", *(f"{name}={_OPTION_DEFAULTS[name]}" for name in names)]
     values = {"in_channels": channels[0], "out_channels": channels[1], "kernel_size": kernel_size, **(given or {})}
     layers = {_CONV_ATTRIBUTES[layer]: f"nn.{layer}({', '.join(arguments)})"}
-    return _layer(task_id, name, layers, ", ".join(signature), values, sizes)
+    groups = " / groups" if "groups" in values else ""
+    work = {"macs_per_input": f"out_channels{groups}"} if transposed else {"macs_per_output": f"in_channels{groups}"}
+    return _layer(task_id, name, layers, ", ".join(signature), values, sizes, **work)
 
 
 def _loss(
@@ -208,25 +220,31 @@ _MATMULS = [
         k=(768, 384),
     ),
     # The product with a materialised diagonal matrix, as in the paper; newer KernelBench multiplies A.unsqueeze(1) * B.
-    _matmul(12, "Matmul_with_diagonal_matrices_", "N", "N, M", "torch.diag(A) @ B", M=(4096, 512), N=(4096, 512)),
-    _matmul(13, "Matmul_for_symmetric_matrices", "N, N", "N, N", draw="{0}\n({1} + {1}.T) / 2", N=(4096, 512)),
-    _matmul(
-        14,
-        "Matmul_for_upper_triangular_matrices",
-        "N, N",
-        "N, N",
-        "torch.triu(torch.matmul(A, B))",
-        "torch.triu({0})",
-        N=(4096, 512),
+    replace(
+        _matmul(12, "Matmul_with_diagonal_matrices_", "N", "N, M", "torch.diag(A) @ B", M=(4096, 512), N=(4096, 512)),
+        macs_per_output="0",
     ),
-    _matmul(
-        15,
-        "Matmul_for_lower_triangular_matrices",
-        "M, M",
-        "M, M",
-        "torch.tril(torch.matmul(A, B))",
-        "torch.tril({0})",
-        M=(4096, 512),
+    replace(
+        _matmul(13, "Matmul_for_symmetric_matrices", "N, N", "N, N", draw="{0}\n({1} + {1}.T) / 2", N=(4096, 512)),
+        reads=dict.fromkeys("AB", "1/2"),
+    ),
+    *(
+        # Half of each matrix is zero. The sums over N, one in two of them needed, have N / 3 terms on average.
+        replace(
+            _matmul(
+                task_id,
+                f"Matmul_for_{kind}_triangular_matrices",
+                f"{n}, {n}",
+                f"{n}, {n}",
+                f"torch.{half}(torch.matmul(A, B))",
+                f"torch.{half}({{0}})",
+                **{n: (4096, 512)},
+            ),
+            reads=dict.fromkeys("AB", "1/2"),
+            writes="1/2",
+            macs_per_output=f"{n} / 6",
+        )
+        for task_id, kind, half, n in [(14, "upper", "triu", "N"), (15, "lower", "tril", "M")]
     ),
     *(
         _matmul(task_id, name, left, right, forward, M=(2048, 256), K=(8192, 1024), N=(4096, 512))
@@ -239,8 +257,12 @@ _MATMULS = [
 ]
 
 _ACTIVATIONS = [
-    _activation(19, "ReLU", "torch.relu(x)"),
-    _activation(20, "LeakyReLU", "F.leaky_relu(x, negative_slope=self.negative_slope)", "negative_slope=0.01"),
+    # Some activations change nothing on some inputs, and may then return them: no output needs to be written.
+    replace(_activation(19, "ReLU", "torch.relu(x)"), writes="0"),
+    replace(
+        _activation(20, "LeakyReLU", "F.leaky_relu(x, negative_slope=self.negative_slope)", "negative_slope=0.01"),
+        writes="0",
+    ),
     _activation(21, "Sigmoid", "torch.sigmoid(x)"),
     _activation(22, "Tanh", "torch.tanh(x)"),
     _activation(23, "Softmax", "torch.softmax(x, dim=1)"),
@@ -251,8 +273,8 @@ _ACTIVATIONS = [
     _activation(28, "HardSigmoid", "F.hardsigmoid(x)"),
     _activation(29, "Softplus", "F.softplus(x)"),
     _activation(30, "Softsign", "x / (1 + torch.abs(x))"),
-    _activation(31, "ELU", "F.elu(x, alpha=self.alpha)", "alpha=1.0", "1.0"),
-    _activation(32, "HardTanh", "F.hardtanh(x, min_val=-1.0, max_val=1.0)"),
+    replace(_activation(31, "ELU", "F.elu(x, alpha=self.alpha)", "alpha=1.0", "1.0"), writes="0"),
+    replace(_activation(32, "HardTanh", "F.hardtanh(x, min_val=-1.0, max_val=1.0)"), writes="0"),
 ]
 
 _NORMS = [
@@ -335,17 +357,20 @@ _POOLS = [
         height=(512, 128),
         width=(512, 128),
     ),
-    _pool(
-        43,
-        "Max_Pooling_3D",
-        "MaxPool3d",
-        "kernel_size, stride=None, padding=0, dilation=1, return_indices=False, ceil_mode=False",
-        {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 3},
-        batch_size=(16, 1),
-        channels=(32, 16),
-        dim1=(128, 32),
-        dim2=(128, 32),
-        dim3=(128, 32),
+    replace(
+        _pool(
+            43,
+            "Max_Pooling_3D",
+            "MaxPool3d",
+            "kernel_size, stride=None, padding=0, dilation=1, return_indices=False, ceil_mode=False",
+            {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 3},
+            batch_size=(16, 1),
+            channels=(32, 16),
+            dim1=(128, 32),
+            dim2=(128, 32),
+            dim3=(128, 32),
+        ),
+        reads={"x": "((dim1 - 2) / dim1) ** 3"},
     ),
     _pool(
         44,
@@ -357,16 +382,19 @@ _POOLS = [
         in_channels=(128, 32),
         input_length=(65536, 4096),
     ),
-    _pool(
-        45,
-        "Average_Pooling_2D",
-        "AvgPool2d",
-        "kernel_size, stride=None, padding=0",
-        {"kernel_size": 11},
-        batch_size=(16, 2),
-        channels=(64, 16),
-        height=(2048, 256),
-        width=(2048, 256),
+    replace(
+        _pool(
+            45,
+            "Average_Pooling_2D",
+            "AvgPool2d",
+            "kernel_size, stride=None, padding=0",
+            {"kernel_size": 11},
+            batch_size=(16, 2),
+            channels=(64, 16),
+            height=(2048, 256),
+            width=(2048, 256),
+        ),
+        reads={"x": "(height // kernel_size * kernel_size / height) ** 2"},
     ),
     _pool(
         46,
@@ -392,16 +420,19 @@ _REDUCTIONS = [
 ]
 
 _CONVS = [
-    _unary(
-        50,
-        "conv_standard_2D__square_input__square_kernel",
-        "self.conv1(x)",
-        {"batch_size": (256, 4), "height": (224, 112), "width": (224, 112)},
-        "num_classes=1000",
-        "num_classes",
-        {"conv1": "nn.Conv2d(3, 96, kernel_size=11, stride=4, padding=2)"},
-        {"num_classes": 1000},
-        "batch_size, 3, height, width",
+    replace(
+        _unary(
+            50,
+            "conv_standard_2D__square_input__square_kernel",
+            "self.conv1(x)",
+            {"batch_size": (256, 4), "height": (224, 112), "width": (224, 112)},
+            "num_classes=1000",
+            "num_classes",
+            {"conv1": "nn.Conv2d(3, 96, kernel_size=11, stride=4, padding=2)"},
+            {"num_classes": 1000},
+            "batch_size, 3, height, width",
+        ),
+        macs_per_output="3",
     ),
     _conv(
         54,
@@ -613,41 +644,51 @@ _CONVS = [
         batch_size=(32, 2),
         length=(131072, 4096),
     ),
-    _conv(
-        75,
-        "conv_transposed_2D_asymmetric_input_asymmetric_kernel_strided__grouped____padded____dilated__",
-        "ConvTranspose2d",
-        (32, 64),
-        (3, 5),
-        "stride padding dilation groups",
-        {"stride": (2, 3), "padding": (1, 2), "dilation": (2, 1), "groups": 4},
-        batch_size=(16, 1),
-        height=(128, 32),
-        width=(256, 64),
+    # Where stride and dilation have a common factor, some outputs get nothing and are always zero.
+    replace(
+        _conv(
+            75,
+            "conv_transposed_2D_asymmetric_input_asymmetric_kernel_strided__grouped____padded____dilated__",
+            "ConvTranspose2d",
+            (32, 64),
+            (3, 5),
+            "stride padding dilation groups",
+            {"stride": (2, 3), "padding": (1, 2), "dilation": (2, 1), "groups": 4},
+            batch_size=(16, 1),
+            height=(128, 32),
+            width=(256, 64),
+        ),
+        writes="0.49",
     ),
-    _conv(
-        76,
-        "conv_standard_1D_dilated_strided__",
-        "Conv1d",
-        (64, 128),
-        3,
-        "stride dilation",
-        {"stride": 3, "dilation": 4},
-        batch_size=(64, 2),
-        length=(524280, 8190),
+    replace(
+        _conv(
+            76,
+            "conv_standard_1D_dilated_strided__",
+            "Conv1d",
+            (64, 128),
+            3,
+            "stride dilation",
+            {"stride": 3, "dilation": 4},
+            batch_size=(64, 2),
+            length=(524280, 8190),
+        ),
+        reads={"x": "(length - 6) / length"},
     ),
-    _conv(
-        77,
-        "conv_transposed_3D_square_input_square_kernel___padded____dilated____strided__",
-        "ConvTranspose3d",
-        (32, 64),
-        3,
-        "stride padding dilation",
-        {"stride": 2, "padding": 1, "dilation": 2},
-        batch_size=(16, 1),
-        depth=(16, 8),
-        height=(32, 16),
-        width=(32, 16),
+    replace(
+        _conv(
+            77,
+            "conv_transposed_3D_square_input_square_kernel___padded____dilated____strided__",
+            "ConvTranspose3d",
+            (32, 64),
+            3,
+            "stride padding dilation",
+            {"stride": 2, "padding": 1, "dilation": 2},
+            batch_size=(16, 1),
+            depth=(16, 8),
+            height=(32, 16),
+            width=(32, 16),
+        ),
+        writes="0.1",
     ),
     _conv(
         78,
@@ -661,16 +702,19 @@ _CONVS = [
         height=(512, 48),
         width=(1024, 96),
     ),
-    _conv(
-        79,
-        "conv_transposed_1D_asymmetric_input_square_kernel___padded____strided____dilated__",
-        "ConvTranspose1d",
-        (32, 64),
-        3,
-        "stride padding dilation",
-        {"stride": 2, "padding": 1, "dilation": 2},
-        batch_size=(16, 2),
-        length=(131072, 4096),
+    replace(
+        _conv(
+            79,
+            "conv_transposed_1D_asymmetric_input_square_kernel___padded____strided____dilated__",
+            "ConvTranspose1d",
+            (32, 64),
+            3,
+            "stride padding dilation",
+            {"stride": 2, "padding": 1, "dilation": 2},
+            batch_size=(16, 2),
+            length=(131072, 4096),
+        ),
+        writes="0.49",
     ),
     _conv(
         80,
@@ -684,17 +728,20 @@ _CONVS = [
         height=(512, 48),
         width=(512, 48),
     ),
-    _conv(
-        81,
-        "conv_transposed_2D_asymmetric_input_square_kernel___dilated____padded____strided__",
-        "ConvTranspose2d",
-        (32, 64),
-        3,
-        "stride padding dilation",
-        {"stride": 5, "padding": 1, "dilation": 2},
-        batch_size=(16, 2),
-        height_in=(64, 16),
-        width_in=(128, 32),
+    replace(
+        _conv(
+            81,
+            "conv_transposed_2D_asymmetric_input_square_kernel___dilated____padded____strided__",
+            "ConvTranspose2d",
+            (32, 64),
+            3,
+            "stride padding dilation",
+            {"stride": 5, "padding": 1, "dilation": 2},
+            batch_size=(16, 2),
+            height_in=(64, 16),
+            width_in=(128, 32),
+        ),
+        writes="1/3",
     ),
     _layer(
         82,
@@ -759,6 +806,7 @@ _CONVS = [
         "in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, bias=False",
         {"in_channels": 64, "out_channels": 128, "kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1},
         {"batch_size": (16, 1), "height": (512, 96), "width": (512, 96)},
+        macs_per_output="in_channels",
     ),
     _layer(
         87,
@@ -767,20 +815,29 @@ _CONVS = [
         "in_channels, out_channels, bias=False",
         {"in_channels": 64, "out_channels": 128},
         {"batch_size": (16, 1), "height": (1024, 112), "width": (1024, 112)},
+        macs_per_output="in_channels",
     ),
 ]
 
 _SCANS = [
     _scan(89, "cumsum", "torch.cumsum(x, dim=self.dim)"),
-    _scan(90, "cumprod", "torch.cumprod(x, dim=self.dim)"),
+    # A product of 64 uniform numbers is not zero yet; where a later one is, the rest is known.
+    replace(_scan(90, "cumprod", "torch.cumprod(x, dim=self.dim)"), reads={"x": "64 / length"}, writes="64 / length"),
     _scan(91, "cumsum_reverse", "torch.cumsum(x.flip(self.dim), dim=self.dim).flip(self.dim)"),
-    _scan(
-        92,
-        "cumsum_exclusive",
-        "sums = torch.cumsum(x.narrow(self.dim, 0, x.size(self.dim) - 1), dim=self.dim)\n"
-        "torch.cat((torch.zeros_like(x.narrow(self.dim, 0, 1)), sums), dim=self.dim)",
+    replace(
+        _scan(
+            92,
+            "cumsum_exclusive",
+            "sums = torch.cumsum(x.narrow(self.dim, 0, x.size(self.dim) - 1), dim=self.dim)\n"
+            "torch.cat((torch.zeros_like(x.narrow(self.dim, 0, 1)), sums), dim=self.dim)",
+        ),
+        reads={"x": "(length - 1) / length"},
+        writes="(length - 1) / length",
     ),
-    _scan(93, "masked_cumsum", "torch.cumsum(x * mask, dim=self.dim)", mask="torch.randint(0, 2, x.shape).bool()"),
+    replace(
+        _scan(93, "masked_cumsum", "torch.cumsum(x * mask, dim=self.dim)", mask="torch.randint(0, 2, x.shape).bool()"),
+        reads={"x": "1/2"},
+    ),
 ]
 
 _LOSSES = [
@@ -849,6 +906,7 @@ _OTHERS = [
             "sequence_length": (512, 128),
             "embedding_dimension": (1024, 256),
         },
+        macs_per_output="2 * sequence_length",
     ),
 ]
 

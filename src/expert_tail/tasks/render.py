@@ -31,23 +31,31 @@ class Workload:
     attributes: Mapping[str, str] = field(default_factory=dict)  # attribute that __init__ sets: expression
     init_inputs: str = ""  # elements of the list that get_init_inputs returns
     draws: Mapping[str, str] = field(default_factory=dict)  # random values that several inputs share
+    # Work that no implementation can leave out (see `work`), as expressions.
+    reads: Mapping[str, str] = field(default_factory=dict)  # argument: share that must be read, where it is not 1
+    writes: str = "1"  # share of the output that must be written
+    macs_per_output: str = "0"  # multiply-adds of a dense contraction for each element of the output
+    macs_per_input: str = "0"  # the same for each element of the first argument
 
     @property
     def full_name(self) -> str:
         return f"{self.task_id}_{self.name}"
 
+    def values(self, scale: str) -> dict[str, object]:
+        """The module constants at a scale."""
+        check_scale(scale)
+        return {name: value[0 if scale == "gpu" else 1] for name, value in self.sizes.items()} | dict(self.constants)
+
 
 def render_workload(workload: Workload, scale: str) -> str:
     """The module source of one workload at one scale; equal arguments give equal text."""
-    check_scale(scale)
     model = "\n".join(_model_lines(workload))
     imports = ["import torch", "import torch.nn as nn"]
     if "math." in model:
         imports.insert(0, "import math\n")
     if "F." in model:
         imports.append("import torch.nn.functional as F")
-    sizes = {name: values[0] if scale == "gpu" else values[1] for name, values in workload.sizes.items()}
-    constants = [f"{name} = {value!r}" for name, value in {**sizes, **workload.constants}.items()]
+    constants = [f"{name} = {value!r}" for name, value in workload.values(scale).items()]
     init_inputs = ["def get_init_inputs():", *_folded(f"    return [{workload.init_inputs}]")]
     parts = [imports, [model], constants, _inputs_lines(workload), init_inputs]
     return "\n\n\n".join("\n".join(lines) for lines in parts) + "\n"

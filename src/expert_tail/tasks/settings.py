@@ -1,13 +1,11 @@
 """Settings of the tasks: which suite, at which scale, and its evaluation subsets."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
 from expert_tail.settings import Settings
 from expert_tail.tasks.suite import TRAIN
-
-Ids = Annotated[list[int], Field(min_length=1)]
 
 
 class TaskSettings(Settings):
@@ -15,11 +13,15 @@ class TaskSettings(Settings):
         "level1", description="level1 (built in), a KernelBench folder, or a Parquet file with its columns"
     )
     scale: Literal["cpu", "gpu"] = Field("cpu", description="sizes of the built-in suite: gpu is KernelBench's own")
-    subsets: dict[str, Ids] = Field({}, description="evaluation subsets by name; all other tasks are for training")
+    subsets: dict[str, list[int]] = Field(
+        {}, description="evaluation subsets by name ([]: no such subset); all other tasks are for training"
+    )
 
     @field_validator("subsets")
     @classmethod
     def _disjoint(cls, subsets: dict[str, list[int]]) -> dict[str, list[int]]:
+        # Configurations are merged, so that a file can only empty a subset of the default, not remove it.
+        subsets = {name: ids for name, ids in subsets.items() if ids}
         owner: dict[int, str] = {}
         for name, ids in subsets.items():
             if name == TRAIN:

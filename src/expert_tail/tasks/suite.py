@@ -55,6 +55,14 @@ def load_suite(source: str, scale: str) -> list[Task]:
     return _number(problems)
 
 
+def files_of(source: str) -> list[str]:
+    """The files that a suite is read from; none where it is built in, or is not there."""
+    path = Path(source)
+    if source in BUILT_IN or not path.exists():
+        return []
+    return [str(file) for level in _levels(path) for file in _problem_files(level)] if path.is_dir() else [source]
+
+
 def _unknown_source(source: str) -> str:
     choices = "give level1 (built in), a folder of KernelBench problem files, or a Parquet file"
     if re.fullmatch(r"level\d+", source):
@@ -87,24 +95,32 @@ def _number(problems: Sequence[_Problem]) -> list[Task]:
 
 
 def _read_folder(folder: Path) -> list[_Problem]:
-    root = folder / "KernelBench" if (folder / "KernelBench").is_dir() else folder
-    levels = [child for child in sorted(root.iterdir()) if child.is_dir() and _LEVEL_FOLDER.fullmatch(child.name)]
-    problems = [problem for level in levels or [root] for problem in _read_problem_files(level)]
+    levels = _levels(folder)
+    problems = [problem for level in levels for problem in _read_problem_files(level)]
     if not problems:
         hint = "name problem files N_Name.py"
-        if any(root.glob("*.parquet")):
+        if any(levels[0].glob("*.parquet")):
             hint = "give a Parquet file by its own path"
         raise TaskError(f"{folder}: no problem files (N_Name.py) here or in level1, level2, ...: {hint}")
     return problems
+
+
+def _levels(folder: Path) -> list[Path]:
+    """Folders that problem files lie in: level1, level2, ... of a checkout, else the folder itself."""
+    root = folder / "KernelBench" if (folder / "KernelBench").is_dir() else folder
+    found = [child for child in sorted(root.iterdir()) if child.is_dir() and _LEVEL_FOLDER.fullmatch(child.name)]
+    return found or [root]
+
+
+def _problem_files(level: Path) -> list[Path]:
+    return [path for path in sorted(level.glob("*.py")) if not path.name.startswith(("_", "."))]
 
 
 def _read_problem_files(folder: Path) -> list[_Problem]:
     match = _LEVEL_FOLDER.fullmatch(folder.resolve().name)
     level = int(match[1]) if match else UNKNOWN_LEVEL
     problems = []
-    for path in sorted(folder.glob("*.py")):
-        if path.name.startswith(("_", ".")):
-            continue
+    for path in _problem_files(folder):
         name = _PROBLEM_FILE.fullmatch(path.name)
         if name is None:
             raise TaskError(f"{path}: not named like a problem file: rename it N_Name.py (N a number), or move it away")
@@ -192,7 +208,10 @@ def split(tasks: Iterable[Task], subsets: Mapping[str, Iterable[int]]) -> dict[i
     owners = _owners(subsets)
     ids = [task.task_id for task in tasks]
     for task_id in owners.keys() - set(ids):
-        raise TaskError(f"subset {owners[task_id]!r} names task {task_id!r}, which the suite does not have: remove it")
+        raise TaskError(
+            f"subset {owners[task_id]!r} names task {task_id!r}, which the suite does not have: correct it, or set "
+            f"`tasks.subsets.{owners[task_id]}` to [] to do without this subset"
+        )
     return {task_id: owners.get(task_id, TRAIN) for task_id in ids}
 
 

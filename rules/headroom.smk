@@ -1,0 +1,52 @@
+# Requires: tasks, the experts. Gives: what an expert reaches on each task, and where there is nothing to be won.
+# `time_experts` takes all cores, so that nothing runs beside a timing; it goes on from the cache of evaluations.
+
+from expert_tail.tasks import TRAIN
+from expert_tail.time_experts.folder import digest_of
+
+EXPERTS = Path(workflow.basedir) / CONFIG.headroom.experts
+
+
+rule time_experts:
+    input:
+        tasks=TASKS,
+    output:
+        "artifacts/headroom/{split}.parquet",
+    log:
+        "artifacts/logs/time_experts/{split}.log",
+    benchmark:
+        "artifacts/benchmarks/time_experts/{split}.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    threads: workflow.cores
+    resources:
+        mem_mb=6000,
+        runtime=60,
+    params:
+        code=digest("time_experts"),
+        experts=os.path.relpath(EXPERTS),
+        expert_files=digest_of(EXPERTS),
+        headroom=flags("headroom"),
+        evaluator=flags("evaluator"),
+    shell:
+        "expert-tail --log {log} time_experts --tasks {input.tasks} --experts {params.experts} --split {wildcards.split}"
+        " --output {output} {params.headroom} {params.evaluator}"
+
+
+rule headroom:
+    input:
+        measured=headroom_of([*CONFIG.tasks.subsets, TRAIN]),
+    output:
+        report("results/headroom.csv", caption="../report/headroom.rst", category="Tables"),
+        report("results/figure_headroom.svg", caption="../report/figure_headroom.rst", category="Figures"),
+        "results/figure_headroom.png",
+    log:
+        "artifacts/logs/headroom.log",
+    benchmark:
+        "artifacts/benchmarks/headroom.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    params:
+        code=digest("headroom"),
+    shell:
+        "expert-tail --log {log} headroom --measured {input.measured} --output results"

@@ -1,0 +1,67 @@
+# Requires: tasks, policy, checkpoints of adaptation runs, Best-of-N samples. Gives: their surprisal under each checkpoint,
+# and the tables of adaptation.
+
+from expert_tail.policy.settings import RuntimeSettings
+
+
+def samples_for(run, kind="samples"):
+    """The Best-of-N samples that a run is probed with, or their evaluations."""
+    return f"artifacts/{kind}/{CONFIG.subset_of(run)}/seed={CONFIG.probe_seed}.parquet"
+
+
+rule nll_probe:
+    input:
+        tasks=TASKS,
+        policy=f"{POLICY}/provenance.json",
+        adapter=expand("artifacts/adapt/{{run}}/step={{n}}/{file}", file=CHECKPOINT_FILES),
+        samples=lambda wildcards: samples_for(wildcards.run),
+    output:
+        "artifacts/probes/{run}/step={n}.parquet",
+    log:
+        "artifacts/logs/nll_probe/{run}/step={n}.log",
+    benchmark:
+        "artifacts/benchmarks/nll_probe/{run}/step={n}.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    threads: workflow.cores
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        code=digest("nll_probe"),
+        policy=folder_of("policy"),
+        adapter=folder_of("adapter"),
+        prompt=flags("prompt"),
+        runtime=flags("policy", RuntimeSettings),
+    shell:
+        "expert-tail --log {log} nll_probe --tasks {input.tasks} --policy {params.policy} --adapter {params.adapter}"
+        " --samples {input.samples} --output {output} {params.prompt} {params.runtime}"
+
+
+rule adaptation_tables:
+    input:
+        runs=[file for run in CONFIG.adaptation.wanted for file in files_of_run(run)],
+        probes=[
+            f"artifacts/probes/{run}/step={n}.parquet"
+            for run in CONFIG.probes.runs
+            for n in range(CONFIG.adaptation.runs[run].steps + 1)
+        ],
+        evaluations=sorted({samples_for(run, "evaluations") for run in CONFIG.probes.runs}),
+    output:
+        "results/adaptation.csv",
+        "results/probes.csv",
+    log:
+        "artifacts/logs/adaptation_tables.log",
+    benchmark:
+        "artifacts/benchmarks/adaptation_tables.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    params:
+        code=digest("adaptation_tables"),
+        aggregate=flags("aggregate"),
+        adaptation=flags("adaptation"),
+        budget=CONFIG.sampling.k,
+    shell:
+        "expert-tail --log {log} adaptation_tables --runs artifacts/adapt --probes {input.probes}"
+        " --evaluations {input.evaluations} --budget {params.budget} --output results"
+        " {params.aggregate} {params.adaptation}"

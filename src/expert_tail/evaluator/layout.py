@@ -1,0 +1,58 @@
+"""Where the input tensors of one or more calls lie in a worker's one input buffer. Pure."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from expert_tail.evaluator.tensors import Tensor
+
+ALIGNMENT = 256  # bytes; what CUDA's own allocator gives
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The buffer holds `n_calls` times the tensors of `specs`; plain values stay in the specs."""
+
+    specs: list[dict[str, Any]]  # {"dtype", "shape"} of a tensor, or {"value"}
+    offsets: list[int | None]  # of each tensor within its call, in bytes
+    call_bytes: int
+    n_calls: int
+
+    @classmethod
+    def of(cls, example: list[Any], n_calls: int) -> "Layout":
+        """The layout for calls whose inputs are like `example`, a list of `Tensor` and plain values."""
+        offsets: list[int | None] = []
+        end = 0
+        for x in example:
+            offsets.append(end if isinstance(x, Tensor) else None)
+            if isinstance(x, Tensor):
+                end = math.ceil((end + x.n_bytes) / ALIGNMENT) * ALIGNMENT
+        specs = [{"dtype": x.dtype, "shape": x.shape} if isinstance(x, Tensor) else {"value": x} for x in example]
+        return cls(specs, offsets, end, n_calls)
+
+    @property
+    def n_bytes(self) -> int:
+        return max(1, self.call_bytes * self.n_calls)
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """The inputs of one or more calls, ready to be copied into a worker."""
+
+    n_calls: int
+    packed: torch.Tensor  # uint8, as a worker's buffer
+
+    @classmethod
+    def of(cls, layout: Layout, calls: list[list[Any]], device: torch.device) -> "Inputs":
+        tensors = [x for call in calls for x in call if isinstance(x, Tensor)]
+        if len(tensors) == 1 and tensors[0].n_bytes == layout.n_bytes:  # large ones are not held twice
+            return cls(len(calls), tensors[0].data.view(-1).view(torch.uint8))
+        packed = torch.zeros(max(1, layout.call_bytes * len(calls)), dtype=torch.uint8, device=device)
+        for i, call in enumerate(calls):
+            for offset, x in zip(layout.offsets, call, strict=True):
+                if offset is not None and x.n_bytes:
+                    start = i * layout.call_bytes + offset
+                    packed[start : start + x.n_bytes] = x.data.view(-1).view(torch.uint8)
+        return cls(len(calls), packed)

@@ -1,0 +1,214 @@
+"""How the parent puts inputs into a frozen worker and takes outputs out of it: in host memory, or in a GPU's.
+
+On a CPU the parent reads and writes the worker's own memory. On a GPU the input buffer is the parent's, and the worker maps
+it; outputs lie in allocations of the worker that the parent maps. The parent's copy of the outputs belongs to the time of
+a run: it waits for whatever the worker has left running on the device, or finds its outputs unfinished.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from expert_tail.evaluator import cuda
+from expert_tail.evaluator.layout import Inputs, Layout
+from expert_tail.evaluator.process import Run, Worker, WorkerFailure, forged
+from expert_tail.evaluator.tensors import Source, is_address, same_bytes
+from expert_tail.evaluator.worker import INPUTS
+
+FLUSH_BYTES = 256 * 2**20  # several times the L2 cache of any GPU
+BUSY_S = 7e-4  # a small kernel of the parent waits no longer unless another process keeps the device busy
+BUSY_CHECKS, BUSY_PAUSE_S = 4, 5e-3
+MAX_SPANS, MAX_SNAPSHOT_BYTES = 4096, 2**34
+
+
+class Memory:
+    """A worker's memory. `address` and `n_bytes`: of its input buffer, in the worker."""
+
+    device: torch.device
+    address: int
+    n_bytes: int
+
+    def allocate(self, layout: Layout, timeout_s: float) -> None:
+        """Give the worker a buffer for inputs of this layout, in place of the one before."""
+        raise NotImplementedError
+
+    def write(self, inputs: Inputs) -> None:
+        """Put inputs into the buffer, and bring the device to rest."""
+        raise NotImplementedError
+
+    def holds(self, inputs: Inputs) -> bool:
+        """Whether the buffer still holds these inputs."""
+        raise NotImplementedError
+
+    def outputs(self, run: Run) -> tuple[float, Source]:
+        """Where the outputs of a run can be read, and the seconds that it took until they could."""
+        raise NotImplementedError
+
+    def source(self, spans: Any) -> Source:
+        """Memory as it is now; `spans` as the worker answers them."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give back what the parent holds of the worker's memory: else it stays taken when the worker frees it."""
+
+    def _ask(self, worker: Worker, layout: Layout, handle: str | None, timeout_s: float) -> int:
+        command = {"do": "allocate", "specs": layout.specs, "offsets": layout.offsets, "n_calls": layout.n_calls}
+        address = worker.call(
+            command | {"call_bytes": layout.call_bytes, "handle": handle, "n_bytes": layout.n_bytes},
+            "address",
+            timeout_s,
+        )
+        if not is_address(address):
+            raise forged()
+        return address
+
+
+class HostMemory(Memory):
+    device = torch.device("cpu")
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def allocate(self, layout: Layout, timeout_s: float) -> None:
+        self.address, self.n_bytes = self._ask(self._worker, layout, None, timeout_s), layout.n_bytes
+
+    def write(self, inputs: Inputs) -> None:
+        self._worker.write(self.address, inputs.packed)
+
+    def holds(self, inputs: Inputs) -> bool:
+        return same_bytes(self._worker.read(self.address, inputs.packed.numel()), inputs.packed)
+
+    def outputs(self, run: Run) -> tuple[float, Source]:
+        return run.seconds, self
+
+    def source(self, spans: Any) -> Source:
+        return self
+
+    def bytes_at(self, address: int, n_bytes: int) -> torch.Tensor:
+        return self._worker.read(address, n_bytes)
+
+
+class DeviceBuffer:
+    """The one input buffer of a device that all workers of a task map: they run in turn, and see the same memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self._address = device, 0
+
+    def resize(self, n_bytes: int) -> None:
+        """Make it anew. Whoever maps the one before must map this. Raises `WorkerFailure` where there is no memory."""
+        self.close()
+        torch.cuda.empty_cache()
+        try:
+            self._address = cuda.malloc(n_bytes)
+        except cuda.CudaError as error:
+            raise WorkerFailure("out_of_memory", f"{n_bytes} bytes of inputs do not fit the device: {error}") from None
+        self.handle = cuda.export(self._address).hex()
+        self.view = cuda.tensor_at(self._address, n_bytes, self.device)
+
+    @property
+    def range(self) -> cuda.Range:
+        return cuda.Range(self._address, self.view.numel())
+
+    def close(self) -> None:
+        if self._address:
+            cuda.free(self._address)
+            self._address = 0
+
+
+class DeviceMemory(Memory):
+    def __init__(self, worker: Worker, buffer: DeviceBuffer) -> None:
+        self._worker, self._buffer, self.device = worker, buffer, buffer.device
+        self._opened: dict[bytes, cuda.Range] = {}
+        self._taken = 0  # bytes of outputs that the last run left
+
+    def allocate(self, layout: Layout, timeout_s: float) -> None:
+        self.address = self._ask(self._worker, layout, self._buffer.handle, timeout_s)
+        self.n_bytes = layout.n_bytes
+
+    def write(self, inputs: Inputs) -> None:
+        self._buffer.view[: inputs.packed.numel()] = inputs.packed
+        # Room for the outputs' copy, which is made on the clock: torch keeps it at hand.
+        torch.empty(self._taken, dtype=torch.uint8, device=self.device)
+        _flush(self.device)
+        for _ in range(BUSY_CHECKS):
+            if _fence_s(self.device) < BUSY_S:
+                return
+            time.sleep(BUSY_PAUSE_S)
+        raise WorkerFailure("rejected", "the device is busy while the process is frozen", "busy_device")
+
+    def holds(self, inputs: Inputs) -> bool:
+        return same_bytes(self._buffer.view[: inputs.packed.numel()], inputs.packed)
+
+    def outputs(self, run: Run) -> tuple[float, Source]:
+        snapshot = self.source(run.spans)
+        torch.cuda.synchronize(self.device)
+        self._taken = sum(piece.numel() for _, piece in snapshot.pieces)
+        return (time.perf_counter_ns() - run.started_ns) * 1e-9, snapshot
+
+    def source(self, spans: Any) -> "Snapshot":
+        """A copy of the spans. Raises `WorkerFailure` for one that is not the worker's."""
+        if not isinstance(spans, list) or len(spans) > MAX_SPANS:
+            raise forged()
+        found, total = Snapshot(self.device), 0
+        for span in spans:
+            try:
+                base, handle, low, high = span
+                known = self._buffer.range if handle == INPUTS else self._known(bytes.fromhex(handle))
+            except (TypeError, ValueError, cuda.CudaError):
+                raise forged() from None
+            if not (is_address(base) and is_address(low) and is_address(high) and low < high <= known.n_bytes):
+                raise WorkerFailure("rejected", "no memory at the address answered", "bad_address")
+            if (total := total + high - low) > MAX_SNAPSHOT_BYTES:
+                raise WorkerFailure(
+                    "incorrect", "returned tensors spread over far more memory than they need", "sparse_strides"
+                )
+            found.pieces.append((base + low, cuda.tensor_at(known.base + low, high - low, self.device).clone()))
+        return found
+
+    def _known(self, handle: bytes) -> cuda.Range:
+        if handle not in self._opened:
+            if len(handle) != 64:
+                raise ValueError(handle)
+            self._opened[handle] = cuda.range_of(cuda.open_handle(handle))
+        return self._opened[handle]
+
+    def close(self) -> None:
+        for opened in self._opened.values():
+            cuda.close_handle(opened.base)
+        self._opened.clear()
+
+
+@dataclass
+class Snapshot:
+    """Copies of pieces of a worker's device memory: (address in the worker, bytes)."""
+
+    device: torch.device
+    pieces: list[tuple[int, torch.Tensor]] = field(default_factory=list)
+
+    def bytes_at(self, address: int, n_bytes: int) -> torch.Tensor:
+        for start, piece in self.pieces:
+            if start <= address and address + n_bytes <= start + piece.numel():
+                found = piece[address - start : address - start + n_bytes]
+                return found if found.storage_offset() % 16 == 0 else found.clone()
+        raise WorkerFailure("rejected", "no memory at the address answered", "bad_address")
+
+
+_flush_buffers: dict[torch.device, torch.Tensor] = {}
+
+
+def _flush(device: torch.device) -> None:
+    """Put out of the device's cache whatever was written last, inputs among them."""
+    if device not in _flush_buffers:
+        _flush_buffers[device] = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=device)
+    _flush_buffers[device].zero_()
+    torch.cuda.synchronize(device)
+
+
+def _fence_s(device: torch.device) -> float:
+    """How long a kernel of nothing takes: where another process has work running, as long as its time slice."""
+    start = time.perf_counter_ns()
+    _flush_buffers[device][:1].zero_()
+    torch.cuda.synchronize(device)
+    return (time.perf_counter_ns() - start) * 1e-9

@@ -1,0 +1,1 @@
+"""Shared ground of the stages that update a policy: reward, the optimiser step, and finished steps on disk."""

@@ -1,0 +1,91 @@
+"""The finished steps of a run on disk: each appears whole or not at all, so that a killed run goes on after its last one."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel
+from safetensors import SafetensorError
+
+from expert_tail import artifacts
+from expert_tail.code_digest import code_digest
+from expert_tail.errors import UserError
+from expert_tail.policy.load import Policy
+
+OPTIMIZER = "optimizer.pt"
+
+
+class Steps:
+    """The steps below `folder`, numbered from 0, one folder each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getitem__(self, step: int) -> Path:
+        return self.folder / f"step={step:04d}"
+
+    def finished(self) -> int:
+        """Steps finished without a gap from the first."""
+        n = 0
+        while self[n].is_dir():
+            n += 1
+        return n
+
+    @contextmanager
+    def making(self, step: int) -> Iterator[Path]:
+        """Yield a folder to fill; it becomes the step's when the block ends, and is removed if the block fails.
+
+        A step that is there already is replaced. A full disk is a `UserError`.
+        """
+        unfinished = self.folder / f".{self[step].name}.tmp"
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed while it saved this step
+        try:
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            shutil.rmtree(self[step], ignore_errors=True)
+            os.rename(unfinished, self[step])
+        except SafetensorError as error:  # what a full disk is to safetensors
+            raise UserError(f"cannot write {unfinished}: {error}; free space, then run again to go on") from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    with artifacts.replacing(folder / OPTIMIZER) as temporary, open(temporary, "wb") as file:
+        torch.save(optimizer.state_dict(), file)  # to a path, a full disk would be a RuntimeError without a reason
+
+
+def restore(policy: Policy, optimizer: torch.optim.Optimizer, adapter: Path, state: Path) -> None:
+    """Put the weights of the folder `adapter` and the optimiser state of the folder `state` back into place."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    set_peft_model_state_dict(policy.model, load_file(adapter / "adapter_model.safetensors"))
+    optimizer.load_state_dict(torch.load(state / OPTIMIZER, weights_only=True))
+
+
+def run_digest(stage: str, *parts: BaseModel | Path | str) -> str:
+    """Names a run by all that shapes it: the code of `stage` less the evaluator's, settings, and what files hold.
+
+    A folder stands for the policy or adapter in it. The evaluator's code is left out because its changes do not retrigger
+    training; who wants them to gives its digest as a part.
+    """
+    texts = [code_digest(stage, without=["evaluator"])]
+    for part in parts:
+        if isinstance(part, Path):
+            texts.append(hashlib.sha256(_contents(part).read_bytes()).hexdigest())
+        else:
+            texts.append(part if isinstance(part, str) else part.model_dump_json())
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def _contents(path: Path) -> Path:
+    named = [path / name for name in ("provenance.json", "adapter_model.safetensors")]
+    found = path if path.is_file() else next((file for file in named if file.exists()), None)
+    if found is None:
+        raise UserError(f"{path} is not there, or holds neither a policy nor an adapter; run what makes it")
+    return found

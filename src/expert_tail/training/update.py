@@ -1,0 +1,98 @@
+"""One optimiser step on sampled rollouts, by importance sampling over shared-prefix passes.
+
+    L = -(1/n) Σ_rollouts Σ_t exp(log π_θ(x_t) - log q(x_t)) A_t
+
+with q the tempered distribution that was sampled from, π_θ at the same temperature, and n the number of rollouts (the
+paper's loss is the sum; Adam does not see the factor). A is one number a rollout, or one a token. Rollouts whose advantages
+are all zero have zero gradient and are not run.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from expert_tail.errors import UserError
+from expert_tail.policy.logprobs import packed_passes
+from expert_tail.progress import log
+
+
+class Rollout(NamedTuple):
+    """A rollout as the loss sees it. Lists have one entry a token; log-probs are natural logarithms."""
+
+    token_ids: Sequence[int]
+    sampled_logprobs: Sequence[float]  # log q
+    advantage: float | Sequence[float]  # one for all its tokens, or one a token
+
+
+def rollouts_of(rows: Iterable[Mapping[str, Any]], task_ids: Sequence[int]) -> list[list[Rollout]]:
+    """The rollouts of each task, in the order of `task_ids`, from rows of a rollouts table.
+
+    Where a row has `token_advantages`, these are what it is weighted by, else its one `advantage`.
+    """
+    of_task: dict[int, list[Rollout]] = defaultdict(list)
+    for row in rows:
+        advantage = row.get("token_advantages")
+        one = Rollout(row["token_ids"], row["sampled_logprobs"], row["advantage"] if advantage is None else advantage)
+        of_task[row["task_id"]].append(one)
+    return [of_task[task_id] for task_id in task_ids]
+
+
+class Update(NamedTuple):
+    """What a step did: its loss, and the norm of the gradient it followed. Both are 0 where no step was taken."""
+
+    loss: float
+    gradient_norm: float
+
+
+def importance_sampling_step(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    prompts: Sequence[Sequence[int]],
+    rollouts: Sequence[Sequence[Rollout]],
+    *,
+    temperature: float,
+    where: str,
+) -> Update:
+    """Accumulate the gradient over all passes, then step once.
+
+    `rollouts[i]` are of `prompts[i]`. Where every advantage is zero, the model and the optimiser stay as they are. Raises
+    `ValueError` for a rollout with another number of log-probs or advantages than tokens, and a `UserError` that names
+    `where` for a loss or gradient that is not finite, before the step is taken.
+    """
+    used = [[one for one in of_prompt if not _is_zero(one)] for of_prompt in rollouts]
+    if not any(used):
+        log(f"{where}: all rewards are equal, so there is nothing to learn from; the policy stays as it is")
+        return Update(0.0, 0.0)
+    n = sum(len(of_prompt) for of_prompt in rollouts)
+    optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    tokens = [[one.token_ids for one in of_prompt] for of_prompt in used]
+    for pairs, logprobs in packed_passes(model, prompts, tokens, temperature=temperature):
+        terms = [_loss(logprobs_T, used[i][j]) for (i, j), logprobs_T in zip(pairs, logprobs, strict=True)]
+        loss = torch.stack(terms).sum() / n
+        loss.backward()
+        total += loss.item()
+    norm = torch.nn.utils.get_total_norm(
+        [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    ).item()
+    if not math.isfinite(total) or not math.isfinite(norm):
+        raise UserError(f"{where}: loss {total} and gradient norm {norm} are not finite; lower the learning rate")
+    optimizer.step()
+    return Update(total, norm)
+
+
+def _is_zero(rollout: Rollout) -> bool:
+    values = [rollout.advantage] if isinstance(rollout.advantage, float | int) else rollout.advantage
+    return all(value == 0 for value in values)
+
+
+def _loss(logprobs_T: torch.Tensor, rollout: Rollout) -> torch.Tensor:
+    sampled_T = logprobs_T.new_tensor(rollout.sampled_logprobs)
+    advantage_T = logprobs_T.new_tensor(rollout.advantage)
+    if sampled_T.shape != logprobs_T.shape or advantage_T.shape not in ((), logprobs_T.shape):
+        found = f"{len(sampled_T)} sampled log-probs and advantages of shape {tuple(advantage_T.shape)}"
+        raise ValueError(f"a rollout of {len(logprobs_T)} tokens has {found}")
+    return -((logprobs_T - sampled_T).exp() * advantage_T).sum()

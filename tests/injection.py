@@ -1,0 +1,132 @@
+"""What tests of failures share: the real command lines, problems in KernelBench's format, and a disk that can fill up."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# The order of KernelBench's own files: model, sizes, get_inputs, get_init_inputs.
+PROBLEM = '''import torch
+import torch.nn as nn
+
+class Model(nn.Module):
+    """
+    Simple model that performs one operation.
+    """
+    def __init__(self):
+        super(Model, self).__init__()
+        {init}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """
+        Applies the operation to the input tensor.
+        """
+        {forward}
+
+batch_size = 16
+dim = 256
+
+def get_inputs():
+    {inputs}
+    return [x]
+
+def get_init_inputs():
+    return []  # No special initialization inputs needed
+'''
+
+
+def problem(result: str, *, init: str = "pass", inputs: str = "x = torch.rand(batch_size, dim) - 0.5") -> str:
+    """A KernelBench problem file; `result` is what forward returns, or a statement that raises."""
+    forward = result if result.startswith("raise") else f"return {result}"
+    return PROBLEM.format(init=init, forward=forward, inputs=inputs)
+
+
+def write_checkout(folder: Path, problems: dict[str, str]) -> Path:
+    """A folder laid out like a KernelBench checkout, with these files in its level 1."""
+    level = folder / "KernelBench" / "level1"
+    level.mkdir(parents=True)
+    for name, source in problems.items():
+        (level / name).write_text(source)
+    return folder
+
+
+def environment(cache: Path) -> dict[str, str]:
+    """That of the command lines: this checkout's package, two threads, and a cache of evaluations of their own."""
+    paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT / "src")}
+    return os.environ | paths | {"EXPERT_TAIL_CACHE": str(cache), "OMP_NUM_THREADS": "2"}
+
+
+def expert_tail(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "expert_tail", *map(str, arguments)]
+
+
+def snakemake(folder: Path, *arguments: object) -> list[str]:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    return [*command, "--cores", "2", *map(str, arguments)]
+
+
+def run(command: list[str], cache: Path, timeout: float = 540) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, env=environment(cache), capture_output=True, text=True, timeout=timeout)
+
+
+@contextmanager
+def started(command: list[str], cache: Path, log: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command, running in a process group of its own; whatever of it is left in the end is killed."""
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            command, env=environment(cache), stdout=output, stderr=output, text=True, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            kill_9(process)
+
+
+def kill_9(process: subprocess.Popen[str]) -> None:
+    """The process and all that it started, at once, as a power loss or an out-of-memory killer would."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def only_line(output: str, words: str) -> str:
+    """The one line of `output` that holds `words`."""
+    found = [line for line in output.splitlines() if words in line]
+    assert len(found) == 1, output[-3000:]
+    assert "Traceback" not in output, output[-3000:]
+    return found[0]
+
+
+class Disk:
+    """A file system in memory, at `folder` for the commands that `command` wraps; tests see it at `seen`."""
+
+    def __init__(self, folder: Path, size: str) -> None:
+        folder.mkdir(parents=True)
+        script = 'mount -t tmpfs -o size="$1" tmpfs "$0" && echo mounted && exec sleep 600'
+        unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(folder), size]
+        try:
+            self._holder = subprocess.Popen(unshare, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        except FileNotFoundError:
+            pytest.skip("mounting a small disk needs util-linux (unshare)")
+        assert self._holder.stdout is not None
+        if self._holder.stdout.readline() != "mounted\n":
+            _, problem = self._holder.communicate()
+            pytest.skip(f"this machine allows no mounts in a user namespace: {problem.strip()}")
+        self.folder, self.seen = folder, Path(f"/proc/{self._holder.pid}/root{folder}")
+
+    def command(self, command: list[str]) -> list[str]:
+        enter = ["nsenter", f"--target={self._holder.pid}", "--user", "--mount", "--preserve-credentials"]
+        return [*enter, *command]
+
+    def remount(self, options: str) -> None:
+        subprocess.run(self.command(["mount", "-o", f"remount,{options}", str(self.folder)]), check=True)
+
+    def close(self) -> None:
+        self._holder.kill()
+        self._holder.communicate()

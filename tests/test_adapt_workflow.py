@@ -1,0 +1,86 @@
+"""Adaptation in the DAG: what depends on what, and what an edit runs again."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_workflow import checkout, edit, snakemake
+
+__all__ = ["checkout"]  # a fixture
+
+TARGET = "results/adaptation.csv"
+RUNS = {"grpo-42", "grpo-43", "grpo-44"}
+
+
+def planned(folder: Path, *arguments: str, target: str = TARGET) -> dict[str, int]:
+    """Rule -> number of jobs that a run would execute."""
+    done = snakemake(folder, target, "-n", *arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    _, _, table = done.stdout.partition("Job stats:")
+    lines = (line.split() for line in table.partition("\n\n")[0].splitlines())
+    return {
+        parts[0]: int(parts[1]) for parts in lines if len(parts) == 2 and parts[1].isdigit() and parts[0] != "total"
+    }
+
+
+@pytest.fixture
+def finished(checkout: Path) -> Path:
+    """A checkout in which everything counts as made."""
+    listed = snakemake(checkout, "-n", "--summary", TARGET)
+    assert listed.returncode == 0, listed.stderr[-3000:]
+    for line in listed.stdout.splitlines():
+        path = checkout / line.split("\t")[0]
+        if "/" in line.split("\t")[0]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    assert snakemake(checkout, "--touch", "--forceall", TARGET).returncode == 0
+    assert planned(checkout) == {}
+    return checkout
+
+
+def test_adaptation_is_planned_beside_table3_and_not_under_it(checkout: Path) -> None:
+    jobs = planned(checkout)
+    assert {f"adapt_{run}" for run in RUNS} <= set(jobs)
+    assert jobs["nll_probe"] == 5
+    assert jobs["rlvr_train"] == jobs["adaptation_tables"] == 1
+    assert not any("adapt" in rule or "probe" in rule for rule in planned(checkout, target="results/table3.csv"))
+    assert set(jobs) < set(planned(checkout, target="all"))
+
+
+def test_run_from_another_runs_best_step_waits_for_it(checkout: Path) -> None:
+    transfer = {"subset": "subset2", "start": {"run": "grpo-42", "step": "boa"}, "steps": 0}
+    config = {"runs": {"transfer": transfer}, "only": ["transfer"]}
+    jobs = planned(checkout, "--config", f"adaptation={json.dumps(config)}", "probes={runs: []}")
+    assert {"adapt_transfer", "adapt_grpo-42", "best_of_adaptation"} <= set(jobs)
+    assert "adapt_grpo-43" not in jobs
+
+
+def test_edits_run_again_what_they_are_about(finished: Path) -> None:
+    everything = {f"adapt_{run}" for run in RUNS} | {"nll_probe", "adaptation_tables"}
+    rules = finished / "src/expert_tail/best_of_adaptation/best.py"
+    edit(rules, "scores[step] > scores[best]", "scores[step] >= scores[best]")
+    assert set(planned(finished)) == {"adaptation_tables"}
+    edit(rules, "scores[step] >= scores[best]", "scores[step] > scores[best]")
+    timing = finished / "src/expert_tail/evaluator/timing.py"
+    timing.write_text(timing.read_text() + "\nANOTHER = 1\n")
+    assert set(planned(finished)) == {"compile_and_time", "adaptation_tables"}
+    again = planned(finished, "--config", "adaptation={rerun_on_evaluator_change: true}")
+    assert set(again) == everything | {"compile_and_time"}
+    timing.write_text(timing.read_text().removesuffix("\nANOTHER = 1\n"))
+    edit(finished / "src/expert_tail/adapt/objectives.py", "n / (n - 1) * (reward", "(n + 1) / n * (reward")
+    assert set(planned(finished)) == everything
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("adaptation={runs: {x: {objective: gropo, subset: subset1}}}", "did you mean `grpo`?"),
+        ("adaptation={runs: {x: {subset: subset9}}}", "`subset9`"),
+        ("probes={runs: [gpro-42]}", "did you mean `grpo-42`?"),
+    ],
+)
+def test_wrong_configuration_names_the_key(checkout: Path, config: str, message: str) -> None:
+    done = snakemake(checkout, "-n", TARGET, "--config", config)
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

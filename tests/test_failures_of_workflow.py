@@ -1,0 +1,189 @@
+"""One small project on the real policy and its mishaps: killed with -9 in a later training step, a second run beside it,
+broken tasks. Then what it has nevertheless come to, and its report."""
+
+import csv
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from injection import ROOT, expert_tail, kill_9, only_line, problem, run, snakemake, started, write_checkout
+
+from expert_tail import artifacts
+
+TARGET = "results/table3.csv"
+ROLLOUTS = "artifacts/rlvr/rollouts.parquet"
+PROBLEMS = {
+    "19_ReLU.py": problem("torch.relu(x)"),
+    "21_Sigmoid.py": problem("torch.sigmoid(x)"),
+    "22_Tanh.py": problem("torch.tanh(x)"),
+}
+BROKEN = {
+    "1_Init.py": problem("torch.relu(x)", init='raise ValueError("broken in init")'),
+    "2_Forward.py": problem('raise ValueError("broken in forward")'),
+    "3_Inputs.py": problem("torch.relu(x)", inputs='raise ValueError("broken in inputs")'),
+}
+SUBSETS = yaml.safe_load((ROOT / "config.yaml").read_text())["tasks"]["subsets"]  # tasks that this suite does not have
+CONFIG: dict[str, Any] = {
+    "tasks": {"subsets": {name: [] for name in SUBSETS} | {"subset1": [1, 2, 3, 19]}},
+    "prompt": {"examples": 2},
+    "rlvr": {"steps": 3, "tasks_per_step": 1, "rollouts_per_task": 4, "max_tokens": 10, "checkpoints": [3]},
+    "sampling": {"k": 4, "max_tokens": 10, "seeds": [42]},
+    "evaluator": {"min_pairs": 6, "max_pairs": 6},
+    "aggregate": {"bootstrap": 100},
+}
+
+
+@dataclass
+class Project:
+    folder: Path
+    cache: Path
+    config: Path
+    kept: dict[Path, bytes]  # rollouts of the steps that were finished when the run was killed
+    second_training: subprocess.CompletedProcess[str]  # started while the first was in its third step
+    second_workflow: subprocess.CompletedProcess[str]
+    resumed: subprocess.CompletedProcess[str]  # the same command as the one that was killed
+
+    def snakemake(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        return run(snakemake(self.folder, *arguments, "--configfile", self.config), self.cache)
+
+
+def link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy(source, target)
+
+
+def new_folder(folder: Path, smollm2: Path) -> Path:
+    """A working folder that has the policy already."""
+    shutil.copytree(smollm2, folder / "artifacts/policy/smollm2-135m-instruct", copy_function=link)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Project:
+    """Trains into its third step, is stopped there, is killed, and is run again to the end."""
+    base = tmp_path_factory.mktemp("project")
+    folder, cache, config = new_folder(base / "run", smollm2), base / "cache", base / "config.yaml"
+    suite = write_checkout(base / "KernelBench-main", PROBLEMS | BROKEN)
+    config.write_text(json.dumps(CONFIG | {"tasks": CONFIG["tasks"] | {"source": str(suite)}}))
+    command = snakemake(folder, TARGET, "--configfile", config)
+    state = folder / "artifacts/rlvr/state"
+
+    with started(command, cache, base / "killed.log") as process:
+        while not list(state.glob("*/step=0001")):
+            assert process.poll() is None, (base / "killed.log").read_text()
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGSTOP)  # so that it cannot end while the others are started
+        paths = ["--tasks", folder / "artifacts/tasks/KernelBench-main.parquet", "--policy", smollm2, "--state", state]
+        paths += ["--checkpoints", base / "checkpoints", "--output", base / "rollouts.parquet"]
+        second_training = run(expert_tail("rlvr_train", *paths), cache)
+        second_workflow = run(command, cache)
+        kill_9(process)
+    kept = {path: path.read_bytes() for path in state.glob("*/step=*/rollouts.parquet")}
+    assert sorted(path.parent.name for path in kept) == ["step=0000", "step=0001"]
+    return Project(folder, cache, config, kept, second_training, second_workflow, run(command, cache))
+
+
+def test_second_training_in_a_state_folder_is_refused(project: Project) -> None:
+    assert project.second_training.returncode == 1
+    assert "artifacts/rlvr/state" in only_line(project.second_training.stderr, "another run is using")
+
+
+def test_second_workflow_in_a_folder_is_refused_while_the_first_lives(project: Project) -> None:
+    assert project.second_workflow.returncode != 0
+    assert "Directory cannot be locked" in project.second_workflow.stderr
+
+
+def test_killed_workflow_runs_again_without_unlocking(project: Project) -> None:
+    assert project.resumed.returncode == 0, project.resumed.stderr[-5000:]
+    assert (project.folder / TARGET).exists()
+    assert not list((project.folder / ".snakemake/locks").glob("*"))
+    assert "Nothing to be done" in project.snakemake(TARGET).stderr
+
+
+def test_killed_training_goes_on_after_its_last_finished_step(project: Project) -> None:
+    only_line(project.resumed.stderr, "rlvr_train: going on after step 1")
+    assert {path: path.read_bytes() for path in project.kept} == project.kept
+    steps = artifacts.read(project.folder / ROLLOUTS, "rollouts")["step"].to_pylist()
+    assert steps == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_killed_training_draws_what_an_uninterrupted_one_draws(project: Project, tmp_path: Path, smollm2: Path) -> None:
+    # The same cache of evaluations, since rewards rest on timings, and no two timings are equal.
+    other = new_folder(tmp_path / "run", smollm2)
+    done = run(snakemake(other, ROLLOUTS, "--configfile", project.config), project.cache)
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert "going on" not in done.stderr
+    columns = ["step", "task_id", "rollout", "completion", "token_ids", "advantage"]
+    killed, whole = (artifacts.read(folder / ROLLOUTS, "rollouts", columns) for folder in (project.folder, other))
+    assert any(killed["advantage"].to_pylist()), "nothing was learnt, so that this test shows nothing"
+    assert killed.to_pylist() == whole.to_pylist()
+
+
+def test_broken_references_cost_no_other_task_its_rows(project: Project) -> None:
+    path = project.folder / "artifacts/evaluations/subset1/seed=42.parquet"
+    rows = artifacts.read(path, "evaluations").to_pylist()
+    assert [row["task_id"] for row in rows] == [1] * 4 + [2] * 4 + [3] * 4 + [19] * 4
+    for row in rows:
+        name = {1: "1_Init", 2: "2_Forward", 3: "3_Inputs"}.get(row["task_id"])
+        if name:
+            where = name.partition("_")[2].lower()
+            assert (row["status"], row["reason"]) == ("runtime_error", "reference_failed")
+            assert f"the reference of task {row['task_id']} ({name}) fails itself" in row["error"]
+            assert f"ValueError: broken in {where}" in row["error"]
+        else:
+            assert row["reason"] != "reference_failed"
+    assert "correct" in {row["status"] for row in rows if row["task_id"] == 19}
+
+    with open(project.folder / TARGET) as file:
+        picks = [row for row in csv.DictReader(file) if row["strategy"] == "best-correct" and row["task_id"]]
+    assert {row["task_id"]: float(row["speedup"]) > 0 for row in picks} == {
+        "1": False,
+        "2": False,
+        "3": False,
+        "19": True,
+    }
+
+
+def test_edited_problem_file_runs_everything_again(project: Project) -> None:
+    file = next(project.config.parent.rglob("22_Tanh.py"))
+    file.write_text(PROBLEMS["22_Tanh.py"].replace("batch_size = 16", "batch_size = 32"))
+    planned = project.snakemake(TARGET, "-n").stdout
+    file.write_text(PROBLEMS["22_Tanh.py"])
+    assert "rule tasks:" in planned
+    assert "rule rlvr_train:" in planned
+
+
+def test_report_holds_tables_figures_and_captions(project: Project) -> None:
+    done = project.snakemake(TARGET, "--report", project.folder / "report.zip")
+    assert done.returncode == 0, done.stderr[-3000:]
+    with zipfile.ZipFile(project.folder / "report.zip") as report:
+        names = {Path(name).name for name in report.namelist()}
+        page = report.read("report/report.html").decode()
+    assert {"table1.csv", "table2.csv", "table3.csv", "table5.csv", "table8.csv", "figure3.svg", "figure4.svg"} <= names
+    for name in {"workflow", *(Path(name).stem for name in names)} - {"report"}:
+        assert (ROOT / "report" / f"{name}.rst").read_text()[:40] in page, name
+
+
+def test_lock_of_another_machine_stays_until_the_user_removes_it(tmp_path: Path) -> None:
+    target, folder = "artifacts/tasks/level1.parquet", tmp_path / ".snakemake"
+    (folder / "locks").mkdir(parents=True)
+    (folder / "locks/0.output.lock").write_text(f"{target}\n")
+    (folder / "expert-tail.lock").write_text(f"not-{platform.node()}")
+    refused = run(snakemake(tmp_path, target), tmp_path)
+    assert refused.returncode != 0
+    assert "--unlock" in refused.stderr
+    assert run(snakemake(tmp_path, "--unlock"), tmp_path).returncode == 0
+    assert not list((folder / "locks").glob("*"))
