@@ -18,6 +18,8 @@ def use_folder(folder: Path, compiles: bool) -> None:
     """From now on code is compiled into `folder`, or, unless this process `compiles`, only loaded from there."""
     if compiles:
         (folder / "tmp").mkdir(parents=True)
+    else:
+        relocate_triton(folder / "triton")
     os.environ |= {
         "TMPDIR": str(folder / "tmp"),
         "HOME": str(folder),
@@ -49,6 +51,16 @@ def use_folder(folder: Path, compiles: bool) -> None:
         return cpp_extension._import_module_from_library(name, str(target), is_module)
 
     cpp_extension.load_inline = load_inline
+
+
+def relocate_triton(cache: Path) -> None:
+    """Triton notes where its files lay when they were made. Note where they lie now, in a copy of its cache."""
+    for group in cache.glob("*/__grp__*.json"):
+        noted = json.loads(group.read_text())
+        noted["child_paths"] = {
+            name: str(group.with_name(Path(path).name)) for name, path in noted["child_paths"].items()
+        }
+        group.write_text(json.dumps(noted))
 
 
 def _libcuda_folder() -> str:
