@@ -5,31 +5,12 @@ from expert_tail.policy.settings import DrawSettings, RuntimeSettings
 
 # Rewards and verdicts are those of the evaluator of their time, unless the configuration asks otherwise.
 _UNWATCHED = [] if CONFIG.adaptation.rerun_on_evaluator_change else ["evaluator"]
-STEP_FILES = ["rollouts.parquet", "evaluations.parquet", "account.parquet", *CHECKPOINT_FILES]
-FRESH_FILES = ["fresh_rollouts.parquet", "fresh_evaluations.parquet"]
+_CODE = digest("adapt.stage", without=_UNWATCHED)
 
 
 wildcard_constraints:
     run=r"\w[\w.-]*",
     n=r"\d+",
-
-
-def steps_of(run, files):
-    """`files` of all steps of an adaptation run."""
-    folder = f"artifacts/adapt/{run}/step="
-    return [f"{folder}{n}/{file}" for n in range(CONFIG.adaptation.runs[run].steps + 1) for file in files]
-
-
-def files_of_run(run):
-    return steps_of(run, STEP_FILES + FRESH_FILES * CONFIG.adaptation.runs[run].is_fresh)
-
-
-def start_of(run):
-    """Folder of the checkpoint that a run starts from."""
-    start = CONFIG.adaptation.runs[run].start
-    if start is None:
-        return CHECKPOINT
-    return f"artifacts/adapt/{start.run}/" + ("boa" if start.step == "boa" else f"step={start.step}")
 
 
 # A rule for each run, since the number of its outputs depends on its settings.
@@ -55,10 +36,10 @@ for _run in CONFIG.adaptation.runs:
             mem_mb=6000,
             runtime=240,
         params:
-            code=digest("adapt.stage", without=_UNWATCHED),
+            code=_CODE,
             policy=folder_of("policy"),
             adapter=folder_of("adapter"),
-            folder=f"artifacts/adapt/{_run}",
+            folder=lambda wildcards, output: str(Path(output[0]).parents[1]),
             run=CONFIG.adaptation.runs[_run].flags("run"),
             sampling=flags("sampling", DrawSettings),
             prompt=flags("prompt"),

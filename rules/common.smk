@@ -19,6 +19,8 @@ TASKS = f"artifacts/tasks/{CONFIG.suite}.parquet"
 POLICY = f"artifacts/policy/{CONFIG.policy.name}"
 CHECKPOINT = f"artifacts/rlvr/checkpoints/step={CONFIG.rlvr.checkpoints[-1]}"
 CHECKPOINT_FILES = ["adapter_config.json", "adapter_model.safetensors"]
+STEP_FILES = ["rollouts.parquet", "evaluations.parquet", "account.parquet", *CHECKPOINT_FILES]
+FRESH_FILES = ["fresh_rollouts.parquet", "fresh_evaluations.parquet"]
 
 
 wildcard_constraints:
@@ -55,3 +57,26 @@ def folder_of(name):
         return str(Path(files if isinstance(files, str) else files[0]).parent)
 
     return folder
+
+
+def steps_of(run, files):
+    """`files` of all steps of an adaptation run."""
+    folder = f"artifacts/adapt/{run}/step="
+    return [f"{folder}{n}/{file}" for n in range(CONFIG.adaptation.runs[run].steps + 1) for file in files]
+
+
+def files_of_run(run):
+    return steps_of(run, STEP_FILES + FRESH_FILES * CONFIG.adaptation.runs[run].is_fresh)
+
+
+def start_of(run):
+    """Folder of the checkpoint that a run starts from."""
+    start = CONFIG.adaptation.runs[run].start
+    if start is None:
+        return CHECKPOINT
+    return f"artifacts/adapt/{start.run}/" + ("boa" if start.step == "boa" else f"step={start.step}")
+
+
+def samples_for(run, kind="samples"):
+    """The Best-of-N samples that a run is probed with, or their evaluations."""
+    return f"artifacts/{kind}/{CONFIG.subset_of(run)}/seed={CONFIG.probe_seed}.parquet"

@@ -4,11 +4,6 @@
 from expert_tail.policy.settings import RuntimeSettings
 
 
-def samples_for(run, kind="samples"):
-    """The Best-of-N samples that a run is probed with, or their evaluations."""
-    return f"artifacts/{kind}/{CONFIG.subset_of(run)}/seed={CONFIG.probe_seed}.parquet"
-
-
 rule nll_probe:
     input:
         tasks=TASKS,
@@ -48,8 +43,8 @@ rule adaptation_tables:
         ],
         evaluations=sorted({samples_for(run, "evaluations") for run in CONFIG.probes.runs}),
     output:
-        "results/adaptation.csv",
-        "results/probes.csv",
+        report("results/adaptation.csv", caption="../report/adaptation.rst", category="Tables"),
+        report("results/probes.csv", caption="../report/probes.rst", category="Tables"),
     log:
         "artifacts/logs/adaptation_tables.log",
     benchmark:

@@ -21,6 +21,7 @@ from expert_tail.adapt.stage import run as adapt
 from expert_tail.adapt.teacher import INSTRUCTION, Attempt, feedback_block, hindsight, without_code
 from expert_tail.best_of_adaptation.best import Stop, affordable, best_step, early_stop
 from expert_tail.best_of_adaptation.stage import run as best_of_adaptation
+from expert_tail.cli import main
 from expert_tail.errors import UserError
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.policy.load import add_lora, load_policy, save_adapter
@@ -306,7 +307,8 @@ def test_affordable_steps_by_hand() -> None:
 
 def test_best_of_adaptation_gives_the_adapter_of_the_best_step(world: World, grpo: Path, tmp_path: Path) -> None:
     files = [grpo / f"step={n}" / "evaluations.parquet" for n in (2, 0, 1)]
-    best_of_adaptation(files, tmp_path / "boa")
+    given = ["best_of_adaptation", "--evaluations", *map(str, files), "--output", str(tmp_path / "boa")]
+    assert main(given) == 0
     scores = [sum(row["speedup"] > 1 for row in rows(grpo, step, "evaluations")) for step in range(3)]
     chosen = grpo / f"step={best_step(scores)}"
     for file in (tmp_path / "boa").iterdir():

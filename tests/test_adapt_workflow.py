@@ -4,12 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
-from test_workflow import checkout, edit, snakemake
+import yaml
+from test_workflow import ROOT, checkout, edit, snakemake
+
+from expert_tail.config import parse_config
 
 __all__ = ["checkout"]  # a fixture
 
 TARGET = "results/adaptation.csv"
-RUNS = {"grpo-42", "grpo-43", "grpo-44"}
+CONFIG = parse_config(yaml.safe_load((ROOT / "config.yaml").read_text()))
+RUNS = {f"adapt_{run}" for run in CONFIG.adaptation.runs}
+TRANSFERS = {f"adapt_{name}" for name, run in CONFIG.adaptation.runs.items() if run.start}
 
 
 def planned(folder: Path, *arguments: str, target: str = TARGET) -> dict[str, int]:
@@ -40,8 +45,8 @@ def finished(checkout: Path) -> Path:
 
 def test_adaptation_is_planned_beside_table3_and_not_under_it(checkout: Path) -> None:
     jobs = planned(checkout)
-    assert {f"adapt_{run}" for run in RUNS} <= set(jobs)
-    assert jobs["nll_probe"] == 5
+    assert set(jobs) >= RUNS
+    assert jobs["nll_probe"] == sum(CONFIG.adaptation.runs[run].steps + 1 for run in CONFIG.probes.runs)
     assert jobs["rlvr_train"] == jobs["adaptation_tables"] == 1
     assert not any("adapt" in rule or "probe" in rule for rule in planned(checkout, target="results/table3.csv"))
     assert set(jobs) < set(planned(checkout, target="all"))
@@ -56,10 +61,10 @@ def test_run_from_another_runs_best_step_waits_for_it(checkout: Path) -> None:
 
 
 def test_edits_run_again_what_they_are_about(finished: Path) -> None:
-    everything = {f"adapt_{run}" for run in RUNS} | {"nll_probe", "adaptation_tables"}
+    everything = RUNS | {"best_of_adaptation", "nll_probe", "adaptation_tables"}
     rules = finished / "src/expert_tail/best_of_adaptation/best.py"
     edit(rules, "scores[step] > scores[best]", "scores[step] >= scores[best]")
-    assert set(planned(finished)) == {"adaptation_tables"}
+    assert set(planned(finished)) == TRANSFERS | {"best_of_adaptation", "adaptation_tables"}
     edit(rules, "scores[step] >= scores[best]", "scores[step] > scores[best]")
     timing = finished / "src/expert_tail/evaluator/timing.py"
     timing.write_text(timing.read_text() + "\nANOTHER = 1\n")

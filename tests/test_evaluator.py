@@ -291,6 +291,25 @@ def test_outputs_are_compared_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None
     assert mismatch(off, expected) == "1 of 150 values off, largest difference 1"
 
 
+def test_what_is_near_the_end_of_the_range_is_judged_like_the_rest() -> None:
+    wanted = torch.tensor([[1e200, 2e200, -3e200, 1e-9]], dtype=torch.float64)
+    expected = expect(wanted, wanted)
+    assert mismatch(wanted, expected) == ""
+    assert mismatch(wanted * 1.01, expected) != ""
+    assert mismatch(torch.zeros_like(wanted), expected).startswith("3 of 4 values off")
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_variations_keep_triangles_and_symmetry(variation: Any) -> None:
+    rng = torch.Generator().manual_seed(0)
+    drawn = torch.rand(40, 40, generator=rng)
+    triangle, symmetric = drawn.triu(), drawn + drawn.T
+    vary([triangle, symmetric], variation, rng)
+    assert torch.equal(triangle, triangle.triu())
+    assert (triangle.triu() != 0).sum() > 700
+    assert torch.equal(symmetric, symmetric.T)
+
+
 def test_each_call_is_judged_by_its_own_scale() -> None:
     wanted = torch.stack([torch.linspace(1, 2, 50), torch.linspace(1000, 2000, 50)]).double()
     expected = expect(wanted.float(), wanted)

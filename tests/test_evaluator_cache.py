@@ -52,6 +52,17 @@ def test_a_second_evaluator_measures_nothing(tmp_path: Path) -> None:
     assert (again.cache.hits, again.cache.misses) == (1, 0)
 
 
+def test_hit_rate_counts_duplicates_and_what_was_known(tmp_path: Path) -> None:
+    evaluate(tmp_path)
+    evaluate(tmp_path)
+    cache = Cache(tmp_path)
+    (tmp_path / "lookups.txt").open("a").write("not a line\n")
+    found = cache.summary()
+    assert (found["asked"], found["measured"], found["hit_rate"]) == (2, 1, 0.5)
+    cache.note(asked=8, measured=1)
+    assert cache.summary()["hit_rate"] == 0.8
+
+
 def test_a_damaged_entry_is_measured_again(tmp_path: Path) -> None:
     with Evaluator(SETTINGS, tmp_path) as running:
         (first,) = running.evaluate([candidate()])

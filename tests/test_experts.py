@@ -28,7 +28,7 @@ KERNEL = "@triton.jit", "load_inline("
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """As in the evaluator; and waiting for one another's cores, two threads take three times as long where others run."""
+    """As in the evaluator; and where others run, two threads that wait for each other take three times as long."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

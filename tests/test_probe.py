@@ -1,6 +1,7 @@
 """Probes of checkpoints, and the tables of adaptation: against plain passes, SciPy and hand calculation."""
 
 import csv
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from expert_tail.adaptation_tables.probes import probe
 from expert_tail.adaptation_tables.stage import run as write_tables
 from expert_tail.adaptation_tables.trajectory import trajectory
 from expert_tail.aggregate.settings import AggregateSettings
+from expert_tail.cli import main
 from expert_tail.errors import UserError
-from expert_tail.nll_probe.stage import run as nll_probe
 from expert_tail.nll_probe.stage import tail
 from expert_tail.policy.load import add_lora, load_policy, save_adapter
 from expert_tail.policy.prompt import prompt_tokens
@@ -47,8 +48,9 @@ def test_probe_is_the_surprisal_under_the_checkpoint(smollm2: Path, tmp_path: Pa
     save_adapter(policy, tmp_path / "some-run" / "step=3")
     tokens = [policy.tokenizer(body, add_special_tokens=False)["input_ids"] + [2] for body in BODIES]
     write_samples(tmp_path / "seed=42.parquet", tokens)
-    paths: dict[str, Any] = dict(tasks=tmp_path / "tasks.parquet", policy=smollm2, samples=tmp_path / "seed=42.parquet")
-    nll_probe(PROMPT, RUNTIME, **paths, adapter=tmp_path / "some-run/step=3", output=tmp_path / "probe.parquet")
+    paths = dict(tasks="tasks.parquet", samples="seed=42.parquet", adapter="some-run/step=3", output="probe.parquet")
+    given = [f"--{name}={tmp_path / path}" for name, path in paths.items()] + [f"--policy={smollm2}"]
+    assert main(["nll_probe", *given, "--prompt.examples=0", "--policy.device=cpu"]) == 0
 
     rows = artifacts.read(tmp_path / "probe.parquet", "probes").to_pylist()
     task = tasks_of(tmp_path / "tasks.parquet", "one")[0]
@@ -255,7 +257,8 @@ def test_unscored_last_step_has_no_share_of_zero_advantages() -> None:
 
 
 def test_tables_of_no_runs_are_headers(tmp_path: Path) -> None:
-    write_tables(SETTINGS, AdaptationSettings(), tmp_path, [], [], 64, tmp_path)
+    paths = [f"--{name}={tmp_path}" for name in ("runs", "output")] + ["--probes", "--evaluations", "--budget=64"]
+    assert main(["adaptation_tables", *paths, *shlex.split(AdaptationSettings().flags("adaptation"))]) == 0
     for name, column in (("adaptation.csv", "fast_1_confident"), ("probes.csv", "p_permutation")):
         with open(tmp_path / name) as file:
             assert column in next(csv.reader(file))

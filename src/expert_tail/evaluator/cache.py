@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from expert_tail.artifacts import replacing
 from expert_tail.evaluator.evaluation import Evaluation
 
 DEFAULT = Path("artifacts/cache")
+LOOKUPS, LOOKUP = "lookups.txt", re.compile(r"\d+ \d+")
 
 
 def cache_folder() -> Path:
@@ -46,6 +48,18 @@ class Cache:
         with replacing(self._path(name)) as temporary:
             temporary.write_text(json.dumps(evaluation.to_json()))
 
+    def note(self, asked: int, measured: int) -> None:
+        """Remember how many evaluations were asked for, and how many of them had to be measured."""
+        with contextlib.suppress(OSError), open(self.folder / LOOKUPS, "a") as file:
+            file.write(f"{asked} {measured}\n")  # one short line, which several writers append whole
+
+    def _noted(self) -> tuple[int, int]:
+        lines: list[str] = []
+        with contextlib.suppress(OSError):
+            lines = (self.folder / LOOKUPS).read_text().splitlines()
+        pairs = [tuple(map(int, line.split())) for line in lines if LOOKUP.fullmatch(line)]
+        return sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+
     def entries(self) -> Iterator[Path]:
         return self.folder.glob("??/*.json")
 
@@ -73,8 +87,12 @@ class Cache:
                 kept_bytes += path.stat().st_size
             statuses[value.status] += 1
             sources[value.evaluator, value.hardware] += 1
+        asked, measured = self._noted()
         return {
             "folder": str(self.folder),
+            "asked": asked,
+            "measured": measured,
+            "hit_rate": round(1 - measured / asked, 4) if asked else None,
             "entries": sum(statuses.values()),
             "bytes": kept_bytes,
             "removed": removed,

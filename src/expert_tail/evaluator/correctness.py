@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 
 RTOL = 1e-4
 REFERENCE_ERRORS = 4.0
+SPARSE = 0.1  # share of zeros that is no chance
 CHUNK = 1 << 25  # values of a call compared at a time: float64 copies of a whole output would not fit beside it
 
 
@@ -47,15 +48,21 @@ def mismatch(output_NS: Tensor, expected: Expected) -> str:
         return f"{n_wrong} of {wanted_NS.numel()} values differ" if n_wrong else ""
     chunks = [slice(i, i + CHUNK) for i in range(0, wanted_NS.shape[1], CHUNK)]
     squares_N1, n_finite_N1 = torch.zeros(2, len(wanted_NS), 1, dtype=torch.float64, device=wanted_NS.device)
+    # Squares of what is near the end of float64's range would be infinite, and allow anything.
+    scale_N1 = torch.full_like(squares_N1, torch.finfo(torch.float64).tiny)
+    for chunk in chunks:
+        magnitude_NC = wanted_NS[:, chunk].double().abs().nan_to_num(nan=0.0, posinf=0.0)
+        scale_N1 = torch.maximum(scale_N1, magnitude_NC.amax(dim=1, keepdim=True))
     for chunk in chunks:
         output_NC, wanted_NC = output_NS[:, chunk], wanted_NS[:, chunk]
         finite_NC = wanted_NC.isfinite()
         same_NC = finite_NC | (output_NC == wanted_NC) | (output_NC.isnan() & wanted_NC.isnan())
         if not bool(same_NC.all()):
             return "NaN or infinity where the reference has it is missing or different"
-        squares_N1 += torch.where(finite_NC, wanted_NC.double(), 0.0).square().sum(dim=1, keepdim=True)
+        scaled_NC = torch.where(finite_NC, wanted_NC.double() / scale_N1, 0.0)
+        squares_N1 += scaled_NC.square().sum(dim=1, keepdim=True)
         n_finite_N1 += finite_NC.sum(dim=1, keepdim=True)
-    rms_N1 = (squares_N1 / n_finite_N1.clamp_min(1)).sqrt()
+    rms_N1 = scale_N1 * (squares_N1 / n_finite_N1.clamp_min(1)).sqrt()
     n_wrong, largest = 0, 0.0
     for chunk in chunks:
         finite_NC = wanted_NS[:, chunk].isfinite()
@@ -113,7 +120,17 @@ VARIATIONS: tuple[Variation, ...] = (_as_drawn, _rescaled, _outliers, _shifted)
 
 
 def vary(inputs: list[Any], variation: Variation, rng: Generator) -> None:
-    """Apply `variation`, in place, to every contiguous floating-point tensor of two or more values; others stay as drawn."""
+    """Apply `variation`, in place, to every contiguous floating-point tensor of two or more values; others stay as drawn.
+
+    Zeros of a triangular or otherwise sparse tensor stay zero, and a symmetric matrix symmetric: a task may mean them.
+    """
     for x in inputs:
         if isinstance(x, Tensor) and x.dtype in (torch.float32, torch.float64) and x.numel() > 1:
+            zeros = x == 0
+            is_sparse = int(zeros.sum()) > SPARSE * x.numel()
+            is_symmetric = x.ndim == 2 and x.shape[0] == x.shape[1] and torch.equal(x, x.T)
             variation(x, rng)
+            if is_sparse:
+                x[zeros] = 0.0
+            if is_symmetric:
+                x.copy_(0.5 * (x + x.T))

@@ -86,6 +86,7 @@ class Evaluator:
         for index, candidate in enumerate(candidates):
             wanted[self._key(candidate)].append(index)
         results: dict[str, Evaluation] = {}
+        measured = 0
         waiting: dict[Task, list[str]] = defaultdict(list)
         for name, indices in wanted.items():
             if found := self.cache.get(name):
@@ -104,7 +105,9 @@ class Evaluator:
                         if evaluation.reason != REFERENCE_FAILED:  # which may be the machine's fault
                             self.cache.put(name, evaluation)
                         results[name] = evaluation
+                        measured += 1
                         advance(len(wanted[name]))
+        self.cache.note(asked=len(candidates), measured=measured)
         return [results[self._key(candidate)] for candidate in candidates]
 
     def _require_sandbox(self) -> None:
