@@ -7,8 +7,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -139,7 +141,7 @@ def test_log_that_cannot_grow_ends_and_the_work_goes_on(tmp_path: Path) -> None:
 
 def test_output_that_cannot_be_printed_is_one_line() -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(expert_tail("tasks", "--json"), stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(expert_tail("tasks", "--show", 5), stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert "cannot write the output: No space left on device" in only_line(done.stderr, "cannot write")
     assert len(done.stderr.splitlines()) == 1
@@ -206,35 +208,46 @@ def sampled(tmp_path: Path, suite: Path, bodies: dict[int, list[str]]) -> list[s
     return expert_tail("compile_and_time", *paths, *QUICK)
 
 
-def test_kill_9_of_compile_and_time_loses_no_finished_evaluation(tmp_path: Path) -> None:
-    suite = write_checkout(tmp_path / "suite", {"19_ReLU.py": GOOD})
-    bodies = [f"return torch.relu(x) + {number} - {number}" for number in range(24)]
-    command, cache = sampled(tmp_path, suite, {19: bodies}), tmp_path / "cache"
-    with started(command, cache, tmp_path / "killed.log") as process:
-        while len(finished := list(cache.glob("??/*.json"))) < 4:
-            assert process.poll() is None, (tmp_path / "killed.log").read_text()
+@dataclass
+class Killed:
+    finished: int  # evaluations that were in the cache when compile_and_time was killed, of `total`
+    total: int
+    at: datetime
+    has_output: bool
+    again: subprocess.CompletedProcess[str]
+    rows: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    """compile_and_time on a suite from a Parquet file, killed when a few candidates were measured, and run again."""
+    base = tmp_path_factory.mktemp("evaluations")
+    names, sources = ["19_ReLU", "21_Sigmoid", "22_Tanh"], [GOOD, problem("torch.sigmoid(x)"), problem("torch.tanh(x)")]
+    columns = {"code": sources, "level": [1] * 3, "name": names, "problem_id": [19, 21, 22]}
+    pq.write_table(pa.table(columns), base / "level_1.parquet")
+    bodies = {19: [f"return torch.relu(x) + {number} - {number}" for number in range(15)], 22: ["return x"]}
+    command, cache = sampled(base, base / "level_1.parquet", bodies), base / "cache"
+    with started(command, cache, base / "killed.log") as process:
+        while len(list(cache.glob("??/*.json"))) < 4:
+            assert process.poll() is None, (base / "killed.log").read_text()
             time.sleep(0.01)
         kill_9(process)
-    killed_at, finished = datetime.now(UTC), list(cache.glob("??/*.json"))
-    assert not (tmp_path / "evaluations.parquet").exists()
-
-    again = run(command, cache)
+    finished, at, output = len(list(cache.glob("??/*.json"))), datetime.now(UTC), base / "evaluations.parquet"
+    has_output, again = output.exists(), run(command, cache)
     assert again.returncode == 0, again.stderr
-    only_line(again.stderr, f"24 distinct: {len(finished)} known, {24 - len(finished)} measured")
-    rows = artifacts.read(tmp_path / "evaluations.parquet", "evaluations").to_pylist()
-    assert {row["status"] for row in rows} == {"correct"}
-    assert sum(row["measured_at"] < killed_at for row in rows) == len(finished)
+    return Killed(finished, 16, at, has_output, again, artifacts.read(output, "evaluations").to_pylist())
 
 
-def test_parquet_with_kernelbenchs_columns_is_evaluated(tmp_path: Path) -> None:
-    names, sources = ["19_ReLU", "21_Sigmoid", "22_Tanh"], [GOOD, problem("torch.sigmoid(x)"), problem("torch.tanh(x)")]
-    suite = tmp_path / "level_1.parquet"
-    columns = {"code": sources, "level": [1] * 3, "name": names, "problem_id": [19, 21, 22]}
-    pq.write_table(pa.table(columns), suite)
-    done = run(sampled(tmp_path, suite, {21: ["return torch.sigmoid(x)"], 22: ["return x"]}), tmp_path / "cache")
-    assert done.returncode == 0, done.stderr
-    rows = artifacts.read(tmp_path / "evaluations.parquet", "evaluations").to_pylist()
-    assert {row["task_id"]: row["status"] for row in rows} == {21: "correct", 22: "incorrect"}
+def test_kill_9_of_compile_and_time_loses_no_finished_evaluation(killed: Killed) -> None:
+    assert not killed.has_output
+    measured = killed.total - killed.finished
+    assert measured > 0
+    only_line(killed.again.stderr, f"{killed.total} distinct: {killed.finished} known, {measured} measured")
+    assert sum(row["measured_at"] < killed.at for row in killed.rows) == killed.finished
+
+
+def test_parquet_with_kernelbenchs_columns_is_evaluated(killed: Killed) -> None:
+    assert {(row["task_id"], row["status"]) for row in killed.rows} == {(19, "correct"), (22, "incorrect")}
 
 
 def test_evaluate_says_that_the_reference_fails(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Project:
         while not list(state.glob("*/step=0001")):
             assert process.poll() is None, (base / "killed.log").read_text()
             time.sleep(0.05)
-        time.sleep(0.5)
+        time.sleep(0.2)  # into the third step
         os.killpg(process.pid, signal.SIGSTOP)  # so that it cannot end while the others are started
         paths = ["--tasks", folder / "artifacts/tasks/KernelBench-main.parquet", "--policy", smollm2, "--state", state]
         paths += ["--checkpoints", base / "checkpoints", "--output", base / "rollouts.parquet"]
