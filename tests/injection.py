@@ -1,6 +1,7 @@
 """What tests of failures share: the real command lines, problems in KernelBench's format, and a disk that can fill up."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+
+from expert_tail.evaluator.cache import cache_folder
+from expert_tail.evaluator.ceilings import ceilings_of
+from expert_tail.evaluator.hardware import hardware
 
 ROOT = Path(__file__).parents[1]
 # The order of KernelBench's own files: model, sizes, get_inputs, get_init_inputs.
@@ -53,6 +59,13 @@ def write_checkout(folder: Path, problems: dict[str, str]) -> Path:
     level.mkdir(parents=True)
     for name, source in problems.items():
         (level / name).write_text(source)
+    return folder
+
+
+def new_cache(folder: Path) -> Path:
+    """An empty cache of evaluations, but for the machine's ceilings, which take seconds to measure."""
+    ceilings_of("cpu", max(os.sched_getaffinity(0)), hardware(torch.device("cpu")))
+    shutil.copytree(cache_folder() / "ceilings", folder / "ceilings")
     return folder
 
 

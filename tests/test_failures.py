@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from injection import (
     environment,
     expert_tail,
     kill_9,
+    new_cache,
     only_line,
     problem,
     run,
@@ -88,13 +89,14 @@ def test_training_goes_on_once_a_full_disk_has_room(
     tmp_path: Path, disks: Callable[[Path, str], Disk], smollm2: Path
 ) -> None:
     suite = write_checkout(tmp_path / "suite", {"19_ReLU.py": GOOD})
-    tasks, output, disk = tmp_path / "tasks.parquet", tmp_path / "rollouts.parquet", disks(tmp_path / "state", "30m")
+    tasks, output, cache = tmp_path / "tasks.parquet", tmp_path / "rollouts.parquet", new_cache(tmp_path / "cache")
+    disk = disks(tmp_path / "state", "30m")
     assert run(expert_tail("tasks", "--suite", suite, "--output", tasks), tmp_path).returncode == 0
     command = expert_tail("rlvr_train", "--tasks", tasks, "--policy", smollm2, "--state", disk.folder)
     command += ["--checkpoints", str(tmp_path / "checkpoints"), "--output", str(output), *PROBE]
     command += ["--rlvr.steps=2", "--rlvr.checkpoints=2"]
 
-    full = run(disk.command(command), tmp_path)  # one adapter fits, two do not
+    full = run(disk.command(command), cache)  # one adapter fits, two do not
     assert full.returncode == 1
     line = only_line(full.stderr, "cannot write")
     assert "step=0001" in line
@@ -106,7 +108,7 @@ def test_training_goes_on_once_a_full_disk_has_room(
     assert not output.exists()
 
     disk.remount("size=100m")
-    done = run(disk.command(command), tmp_path)
+    done = run(disk.command(command), cache)
     assert done.returncode == 0, done.stderr
     assert "going on after step 0" in done.stderr
     assert kept.read_bytes() == before
@@ -140,8 +142,10 @@ def test_log_that_cannot_grow_ends_and_the_work_goes_on(tmp_path: Path) -> None:
 
 
 def test_output_that_cannot_be_printed_is_one_line() -> None:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = expert_tail("tasks", "--show", 5)
     with open("/dev/full", "w") as full:
-        done = subprocess.run(expert_tail("tasks", "--show", 5), stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(command, env=buffered, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert "cannot write the output: No space left on device" in only_line(done.stderr, "cannot write")
     assert len(done.stderr.splitlines()) == 1
@@ -226,7 +230,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     columns = {"code": sources, "level": [1] * 3, "name": names, "problem_id": [19, 21, 22]}
     pq.write_table(pa.table(columns), base / "level_1.parquet")
     bodies = {19: [f"return torch.relu(x) + {number} - {number}" for number in range(15)], 22: ["return x"]}
-    command, cache = sampled(base, base / "level_1.parquet", bodies), base / "cache"
+    command, cache = sampled(base, base / "level_1.parquet", bodies), new_cache(base / "cache")
     with started(command, cache, base / "killed.log") as process:
         while len(list(cache.glob("??/*.json"))) < 4:
             assert process.poll() is None, (base / "killed.log").read_text()
@@ -254,12 +258,11 @@ def test_evaluate_says_that_the_reference_fails(tmp_path: Path) -> None:
     suite = write_checkout(tmp_path / "suite", {"7_Broken.py": problem('raise ValueError("not today")')})
     (tmp_path / "body.py").write_text("return torch.relu(x)")
     arguments = ["--suite", suite, "--task", 7, "--candidate", tmp_path / "body.py", "--action", "forward_body"]
-    for _ in range(2):  # measured, then from the cache
-        done = run(expert_tail("evaluate", *arguments, *QUICK, "--json"), tmp_path / "cache")
-        assert done.returncode == 1
-        assert '"reason": "reference_failed"' in done.stdout
-        assert "ValueError: not today" in done.stdout
-        assert "the reference of task 7 fails itself" in only_line(done.stderr, "expert-tail evaluate:")
+    done = run(expert_tail("evaluate", *arguments, *QUICK, "--json"), new_cache(tmp_path / "cache"))
+    assert done.returncode == 1
+    assert '"reason": "reference_failed"' in done.stdout
+    assert "ValueError: not today" in done.stdout
+    assert "the reference of task 7 fails itself" in only_line(done.stderr, "expert-tail evaluate:")
 
 
 def truncated(path: Path, **columns: list) -> None:
@@ -267,27 +270,39 @@ def truncated(path: Path, **columns: list) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
-@pytest.mark.parametrize(
-    ("name", "make", "message"),
-    [
-        ("syntax", lambda at: write_checkout(at, {"1_a.py": GOOD + "def f(:\n"}), "1_a.py: line 27: not valid Python"),
-        (
-            "lacking",
-            lambda at: write_checkout(at, {"1_a.py": GOOD.replace("get_inputs", "inputs")}),
-            "1_a.py: defines no function get_inputs",
-        ),
-        ("column.parquet", lambda at: pq.write_table(pa.table({"problem_id": [1]}), at), "missing column name, code"),
-        ("truncated.parquet", truncated, "truncated.parquet: not a whole Parquet file"),
-        ("suite.csv", lambda at: at.write_text("problem_id,name,code,level\n"), "suite.csv: not a whole Parquet file"),
-    ],
-)
-def test_malformed_suite_ends_the_workflow_with_its_name(
-    tmp_path: Path, name: str, make: Callable[[Path], object], message: str
-) -> None:
-    make(tmp_path / name)
-    config = f"tasks={{source: {tmp_path / name}}}"
-    done = run(snakemake(tmp_path, f"artifacts/tasks/{Path(name).stem}.parquet", "--config", config), tmp_path)
-    assert done.returncode == 1
-    assert str(tmp_path / name) in only_line((tmp_path / "artifacts/logs/tasks.log").read_text(), message)
-    assert message in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+MALFORMED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "syntax": (lambda at: write_checkout(at, {"1_a.py": GOOD + "def f(:\n"}), "1_a.py: line 27: not valid Python"),
+    "lacking": (
+        lambda at: write_checkout(at, {"1_a.py": GOOD.replace("get_inputs", "inputs")}),
+        "1_a.py: defines no function get_inputs",
+    ),
+    "column.parquet": (lambda at: pq.write_table(pa.table({"problem_id": [1]}), at), "missing column name, code"),
+    "truncated.parquet": (truncated, "truncated.parquet: not a whole Parquet file"),
+    "suite.csv": (lambda at: at.write_text("problem_id,name,code,level\n"), "suite.csv: not a whole Parquet file"),
+}
+
+
+@pytest.fixture(scope="module")
+def malformed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds, for each malformed suite, a working folder in which the workflow has failed on it, all side by side."""
+    base = tmp_path_factory.mktemp("malformed")
+    with ExitStack() as stack:
+        processes = []
+        for name, (make, _) in MALFORMED.items():
+            folder = base / Path(name).stem
+            folder.mkdir()
+            make(folder / name)
+            target = f"artifacts/tasks/{Path(name).stem}.parquet"
+            command = snakemake(folder, target, "--config", f"tasks={{source: {folder / name}}}")
+            processes.append(stack.enter_context(started(command, base, folder / "output")))
+        assert [process.wait(300) for process in processes] == [1] * len(MALFORMED)
+    return base
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_suite_ends_the_workflow_with_its_name(malformed: Path, name: str) -> None:
+    folder, message = malformed / Path(name).stem, MALFORMED[name][1]
+    assert str(folder / name) in only_line((folder / "artifacts/logs/tasks.log").read_text(), message)
+    output = (folder / "output").read_text()
+    assert message in output
+    assert "Traceback" not in output

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from injection import ROOT, expert_tail, kill_9, only_line, problem, run, snakemake, started, write_checkout
+from injection import ROOT, expert_tail, kill_9, new_cache, only_line, problem, run, snakemake, started, write_checkout
 
 from expert_tail import artifacts
 
@@ -38,6 +38,8 @@ CONFIG: dict[str, Any] = {
     "prompt": {"examples": 2},
     "rlvr": {"steps": 3, "tasks_per_step": 1, "rollouts_per_task": 4, "max_tokens": 10, "checkpoints": [3]},
     "sampling": {"k": 4, "max_tokens": 10, "seeds": [42]},
+    "adaptation": {"only": []},
+    "probes": {"runs": []},
     "evaluator": {"min_pairs": 6, "max_pairs": 6},
     "aggregate": {"bootstrap": 100},
 }
@@ -49,9 +51,9 @@ class Project:
     cache: Path
     config: Path
     kept: dict[Path, bytes]  # rollouts of the steps that were finished when the run was killed
-    second_training: subprocess.CompletedProcess[str]  # started while the first was in its third step
-    second_workflow: subprocess.CompletedProcess[str]
-    resumed: subprocess.CompletedProcess[str]  # the same command as the one that was killed
+    second_training: str  # what one says that is started while the first is in its third step
+    second_workflow: str
+    resumed: str  # what the command says that was killed, when it is given again
 
     def snakemake(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         return run(snakemake(self.folder, *arguments, "--configfile", self.config), self.cache)
@@ -74,62 +76,65 @@ def new_folder(folder: Path, smollm2: Path) -> Path:
 def project(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Project:
     """Trains into its third step, is stopped there, is killed, and is run again to the end."""
     base = tmp_path_factory.mktemp("project")
-    folder, cache, config = new_folder(base / "run", smollm2), base / "cache", base / "config.yaml"
+    folder, cache, config = new_folder(base / "run", smollm2), new_cache(base / "cache"), base / "config.yaml"
     suite = write_checkout(base / "KernelBench-main", PROBLEMS | BROKEN)
     config.write_text(json.dumps(CONFIG | {"tasks": CONFIG["tasks"] | {"source": str(suite)}}))
+    state, logs = folder / "artifacts/rlvr/state", [base / f"{number}.log" for number in range(3)]
     command = snakemake(folder, TARGET, "--configfile", config)
-    state = folder / "artifacts/rlvr/state"
 
-    with started(command, cache, base / "killed.log") as process:
+    with started(command, cache, logs[0]) as process:
         while not list(state.glob("*/step=0001")):
-            assert process.poll() is None, (base / "killed.log").read_text()
+            assert process.poll() is None, logs[0].read_text()
             time.sleep(0.05)
         time.sleep(0.2)  # into the third step
         os.killpg(process.pid, signal.SIGSTOP)  # so that it cannot end while the others are started
         paths = ["--tasks", folder / "artifacts/tasks/KernelBench-main.parquet", "--policy", smollm2, "--state", state]
         paths += ["--checkpoints", base / "checkpoints", "--output", base / "rollouts.parquet"]
-        second_training = run(expert_tail("rlvr_train", *paths), cache)
-        second_workflow = run(command, cache)
+        with (
+            started(expert_tail("rlvr_train", *paths), cache, logs[1]) as training,
+            started(command, cache, logs[2]) as workflow,
+        ):
+            assert (training.wait(300), workflow.wait(300)) == (1, 1)
         kill_9(process)
     kept = {path: path.read_bytes() for path in state.glob("*/step=*/rollouts.parquet")}
     assert sorted(path.parent.name for path in kept) == ["step=0000", "step=0001"]
-    return Project(folder, cache, config, kept, second_training, second_workflow, run(command, cache))
+
+    resumed = run(command, cache)
+    assert resumed.returncode == 0, resumed.stderr[-5000:]
+    return Project(folder, cache, config, kept, logs[1].read_text(), logs[2].read_text(), resumed.stderr)
 
 
 def test_second_training_in_a_state_folder_is_refused(project: Project) -> None:
-    assert project.second_training.returncode == 1
-    assert "artifacts/rlvr/state" in only_line(project.second_training.stderr, "another run is using")
+    assert "artifacts/rlvr/state" in only_line(project.second_training, "another run is using")
 
 
 def test_second_workflow_in_a_folder_is_refused_while_the_first_lives(project: Project) -> None:
-    assert project.second_workflow.returncode != 0
-    assert "Directory cannot be locked" in project.second_workflow.stderr
+    assert "Directory cannot be locked" in project.second_workflow
 
 
 def test_killed_workflow_runs_again_without_unlocking(project: Project) -> None:
-    assert project.resumed.returncode == 0, project.resumed.stderr[-5000:]
     assert (project.folder / TARGET).exists()
     assert not list((project.folder / ".snakemake/locks").glob("*"))
     assert "Nothing to be done" in project.snakemake(TARGET).stderr
 
 
 def test_killed_training_goes_on_after_its_last_finished_step(project: Project) -> None:
-    only_line(project.resumed.stderr, "rlvr_train: going on after step 1")
+    only_line(project.resumed, "rlvr_train: going on after step 1")
     assert {path: path.read_bytes() for path in project.kept} == project.kept
     steps = artifacts.read(project.folder / ROLLOUTS, "rollouts")["step"].to_pylist()
     assert steps == [0] * 4 + [1] * 4 + [2] * 4
 
 
 def test_killed_training_draws_what_an_uninterrupted_one_draws(project: Project, tmp_path: Path, smollm2: Path) -> None:
-    # The same cache of evaluations, since rewards rest on timings, and no two timings are equal.
-    other = new_folder(tmp_path / "run", smollm2)
-    done = run(snakemake(other, ROLLOUTS, "--configfile", project.config), project.cache)
+    # From the same cache of evaluations, since rewards rest on timings, and no two timings are equal.
+    whole = new_folder(tmp_path / "whole", smollm2)
+    done = run(snakemake(whole, ROLLOUTS, "--configfile", project.config), project.cache)
     assert done.returncode == 0, done.stderr[-5000:]
     assert "going on" not in done.stderr
     columns = ["step", "task_id", "rollout", "completion", "token_ids", "advantage"]
-    killed, whole = (artifacts.read(folder / ROLLOUTS, "rollouts", columns) for folder in (project.folder, other))
+    killed, uninterrupted = (artifacts.read(at / ROLLOUTS, "rollouts", columns) for at in (project.folder, whole))
     assert any(killed["advantage"].to_pylist()), "nothing was learnt, so that this test shows nothing"
-    assert killed.to_pylist() == whole.to_pylist()
+    assert killed.to_pylist() == uninterrupted.to_pylist()
 
 
 def test_broken_references_cost_no_other_task_its_rows(project: Project) -> None:
@@ -177,7 +182,7 @@ def test_report_holds_tables_figures_and_captions(project: Project) -> None:
         assert (ROOT / "report" / f"{name}.rst").read_text()[:40] in page, name
 
 
-def test_lock_of_another_machine_stays_until_the_user_removes_it(tmp_path: Path) -> None:
+def test_lock_of_another_machine_is_left_to_the_user(tmp_path: Path) -> None:
     target, folder = "artifacts/tasks/level1.parquet", tmp_path / ".snakemake"
     (folder / "locks").mkdir(parents=True)
     (folder / "locks/0.output.lock").write_text(f"{target}\n")
@@ -185,5 +190,4 @@ def test_lock_of_another_machine_stays_until_the_user_removes_it(tmp_path: Path)
     refused = run(snakemake(tmp_path, target), tmp_path)
     assert refused.returncode != 0
     assert "--unlock" in refused.stderr
-    assert run(snakemake(tmp_path, "--unlock"), tmp_path).returncode == 0
-    assert not list((folder / "locks").glob("*"))
+    assert list((folder / "locks").glob("*"))

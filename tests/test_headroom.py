@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 import yaml
 from test_aggregate import ONE_42, ONE_43, World
 
@@ -157,7 +158,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tasks with a winning expert, one that is the reference, one that is wrong, and without any."""
     folder = tmp_path_factory.mktemp("headroom")
     known = cache_folder() / "ceilings"
-    ceilings_of("cpu", max(os.sched_getaffinity(0)), hardware("cpu"))
+    ceilings_of("cpu", max(os.sched_getaffinity(0)), hardware(torch.device("cpu")))
     shutil.copytree(known, folder / "cache" / "ceilings")
     write_tasks(TaskSettings(subsets={"one": [12, 5, 47, 48]}), folder / "tasks.parquet")
     experts = folder / "experts"

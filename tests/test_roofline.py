@@ -182,7 +182,7 @@ def ceilings(folder: Path) -> Ceilings:
     """As two threads get them that ask at the same time."""
     core = max(os.sched_getaffinity(0))
     with ThreadPoolExecutor(2) as pool:
-        one, two = pool.map(lambda _: ceilings_of("cpu", core, hardware("cpu"), folder), range(2))
+        one, two = pool.map(lambda _: ceilings_of("cpu", core, hardware(torch.device("cpu")), folder), range(2))
     assert one is not None
     assert one == two
     return one
@@ -190,11 +190,11 @@ def ceilings(folder: Path) -> Ceilings:
 
 def test_ceilings_are_plausible_and_measured_once(ceilings: Ceilings, folder: Path) -> None:
     (file,) = (folder / "ceilings").glob("*.json")
-    assert json.loads(file.read_text())["hardware"] == hardware("cpu")
+    assert json.loads(file.read_text())["hardware"] == hardware(torch.device("cpu"))
     assert 1e9 < ceilings.bandwidth_at(1 << 30) <= ceilings.bandwidth_at(1 << 20) < 1e13
     assert 1e9 < ceilings.peak < 1e14
     before, start = file.stat().st_mtime_ns, time.monotonic()
-    assert ceilings_of("cpu", 0, hardware("cpu"), folder) == ceilings
+    assert ceilings_of("cpu", 0, hardware(torch.device("cpu")), folder) == ceilings
     assert time.monotonic() - start < 0.5
     assert file.stat().st_mtime_ns == before
 

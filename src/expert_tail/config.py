@@ -54,10 +54,11 @@ class Config(Settings):
     @model_validator(mode="after")
     def _runs_fit(self) -> "Config":
         for name, run in self.adaptation.runs.items():
-            if run.subset is not None and run.subset not in self.tasks.subsets:
+            # A run that is not made may name a subset that another suite has not.
+            if name in self._needed_runs and run.subset is not None and run.subset not in self.tasks.subsets:
                 raise ValueError(
                     f"`adaptation.runs.{name}.subset` is `{run.subset}`, which `tasks.subsets` has not"
-                    f"{nearest(run.subset, self.tasks.subsets)}"
+                    f"{nearest(run.subset, self.tasks.subsets)}; name the runs to make in `adaptation.only`"
                 )
         for name in self.probes.runs:
             if name not in self.adaptation.runs:
@@ -69,6 +70,17 @@ class Config(Settings):
                     f"`probes.runs` names `{name}`, whose task is in no subset, so nothing is sampled of it"
                 )
         return self
+
+    @property
+    def _needed_runs(self) -> set[str]:
+        """The adaptation runs that are to be made or probed, and those that they start from."""
+        waiting, found = [*self.adaptation.wanted, *self.probes.runs], set()
+        while waiting:
+            name = waiting.pop()
+            if name in self.adaptation.runs and name not in found:
+                found.add(name)
+                waiting += [start.run] if (start := self.adaptation.runs[name].start) else []
+        return found
 
     def subset_of(self, run: str) -> str | None:
         """The subset that an adaptation run is on, or that holds its single task; None for a training task."""
