@@ -39,8 +39,8 @@ def trajectory(
 
     is_boa marks the step that Best-of-Adaptation deploys, is_boa_at_budget the one it deploys if it may draw no more
     rollouts of a task than `budget`, is_early_stop the one that early stopping deploys, is_fresh_boa the best by fresh
-    rollouts; `_confident` says the same for fast_1_confident. Columns in `_to_here` add up what it took to make this
-    checkpoint and to score it.
+    rollouts; `_confident` says the same for fast_1_confident. They are empty where a rule has nothing to go by. Columns in
+    `_to_here` add up what it took to make this checkpoint and to score it.
     """
     rows = [_step(name, run, step, settings) for step in steps]
     _add_choices(rows, run, budget, patience)
@@ -112,7 +112,7 @@ def _add_choices(rows: list[Row], run: Run, budget: int, patience: int) -> None:
             chosen["is_fresh_boa"] = best_step([row[f"fresh_{metric}"] for row in rows])
         for rule in ("is_boa", "is_boa_at_budget", "is_early_stop", "is_fresh_boa"):
             for step, row in enumerate(rows):
-                row[rule + suffix] = int(chosen.get(rule) == step)
+                row[rule + suffix] = int(chosen[rule] == step) if rule in chosen else None
     for step, row in enumerate(rows):
         row["is_within_budget"] = int(step < steps_at_budget)
 
