@@ -34,12 +34,12 @@ def flags(section, part=None):
     return (settings.narrowed(part) if part else settings).flags(section)
 
 
-def every(kind):
-    """The artifacts of a kind for all subsets and seeds of the configuration."""
+def every(kind, subsets=CONFIG.sampling.subsets):
+    """The artifacts of a kind for these subsets and all seeds of the configuration."""
     return expand(
         "artifacts/{kind}/{subset}/seed={seed}.parquet",
         kind=kind,
-        subset=CONFIG.sampling.subsets,
+        subset=subsets,
         seed=CONFIG.sampling.seeds,
     )
 

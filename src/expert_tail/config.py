@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from expert_tail.adapt.settings import AdaptationSettings
 from expert_tail.aggregate.settings import AggregateSettings
+from expert_tail.comparison.settings import ComparisonSettings
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.nll_probe.settings import ProbeSettings
 from expert_tail.null_audit.settings import NullAuditSettings
@@ -41,14 +42,22 @@ class Config(Settings):
     headroom: HeadroomSettings = Field(HeadroomSettings(), description="what expert solutions of our own reach")
     select: SelectSettings = Field(SelectSettings(), description="selection strategies")
     aggregate: AggregateSettings = Field(AggregateSettings(), description="tables and figures")
+    comparison: ComparisonSettings = Field(
+        ComparisonSettings(), description="sampling, selection and adaptation side by side, over more tasks"
+    )
 
     @model_validator(mode="after")
     def _subsets_exist(self) -> "Config":
-        for name in self.sampling.subsets:
-            if name not in self.tasks.subsets:
-                raise ValueError(
-                    f"`sampling.subsets` names `{name}`, which `tasks.subsets` has not{nearest(name, self.tasks.subsets)}"
-                )
+        named = {"sampling.subsets": self.sampling.subsets, "comparison.subsets": self.comparison.subsets}
+        named |= {f"comparison.groups.{group}": names for group, names in self.comparison.groups.items()}
+        for key, names in named.items():
+            for name in names:
+                if name not in self.tasks.subsets:
+                    raise ValueError(
+                        f"`{key}` names `{name}`, which `tasks.subsets` has not{nearest(name, self.tasks.subsets)}"
+                    )
+        if empty := next((name for name in self.sampling.subsets if not self.tasks.subsets[name]), None):
+            raise ValueError(f"`sampling.subsets` names `{empty}`, which has no tasks")
         return self
 
     @model_validator(mode="after")
@@ -87,6 +96,18 @@ class Config(Settings):
         chosen = self.adaptation.runs[run]
         holding = (name for name, ids in self.tasks.subsets.items() if chosen.task in ids)
         return chosen.subset or next(holding, None)
+
+    @property
+    def compared_subsets(self) -> list[str]:
+        """All subsets that are sampled: those of `sampling`, then those that the comparison adds. Empty ones drop out."""
+        named = dict.fromkeys([*self.sampling.subsets, *self.comparison.subsets])
+        return [name for name in named if self.tasks.subsets[name]]
+
+    @property
+    def compared_groups(self) -> dict[str, list[str]]:
+        """Further sets of tasks to report on: those of `comparison.groups` whose subsets are all sampled."""
+        sampled = set(self.compared_subsets)
+        return {name: subsets for name, subsets in self.comparison.groups.items() if sampled.issuperset(subsets)}
 
     @property
     def probe_seed(self) -> int:
