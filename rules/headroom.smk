@@ -35,7 +35,7 @@ rule time_experts:
 
 rule headroom:
     input:
-        measured=headroom_of([*CONFIG.tasks.subsets, TRAIN]),
+        measured=headroom_of([*CONFIG.tasks.held_out, TRAIN]),
     output:
         report("results/headroom.csv", caption="../report/headroom.rst", category="Tables"),
         report("results/figure_headroom.svg", caption="../report/figure_headroom.rst", category="Figures"),

@@ -35,13 +35,13 @@ rule nll_probe:
 
 rule adaptation_tables:
     input:
-        runs=[file for run in CONFIG.adaptation.wanted for file in files_of_run(run)],
+        runs=[file for run in CONFIG.runs for file in files_of_run(run)],
         probes=[
             f"artifacts/probes/{run}/step={n}.parquet"
-            for run in CONFIG.probes.runs
+            for run in CONFIG.probed_runs
             for n in range(CONFIG.adaptation.runs[run].steps + 1)
         ],
-        evaluations=sorted({samples_for(run, "evaluations") for run in CONFIG.probes.runs}),
+        evaluations=sorted({samples_for(run, "evaluations") for run in CONFIG.probed_runs}),
     output:
         report("results/adaptation.csv", caption="../report/adaptation.rst", category="Tables"),
         report("results/probes.csv", caption="../report/probes.rst", category="Tables"),
@@ -54,7 +54,7 @@ rule adaptation_tables:
     params:
         code=digest("adaptation_tables"),
         aggregate=flags("aggregate"),
-        adaptation=flags("adaptation"),
+        adaptation=CONFIG.adaptation.model_copy(update={"only": CONFIG.runs}).flags("adaptation"),
         budget=CONFIG.sampling.k,
     shell:
         "expert-tail --log {log} adaptation_tables --runs artifacts/adapt --probes {input.probes}"

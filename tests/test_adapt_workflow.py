@@ -55,9 +55,17 @@ def test_adaptation_is_planned_beside_table3_and_not_under_it(checkout: Path) ->
 def test_run_from_another_runs_best_step_waits_for_it(checkout: Path) -> None:
     transfer = {"subset": "subset2", "start": {"run": "grpo-42", "step": "boa"}, "steps": 0}
     config = {"runs": {"transfer": transfer}, "only": ["transfer"]}
-    jobs = planned(checkout, "--config", f"adaptation={json.dumps(config)}", "probes={runs: []}")
+    jobs = planned(checkout, "--config", f"adaptation={json.dumps(config)}")
+    assert "nll_probe" not in jobs
     assert {"adapt_transfer", "adapt_grpo-42", "best_of_adaptation"} <= set(jobs)
     assert "adapt_grpo-43" not in jobs
+
+
+def test_runs_on_an_emptied_subset_drop_out_with_what_starts_from_them(checkout: Path) -> None:
+    tasks = {"subsets": {"own": [1, 2], "subset1": [], "subset2": [30]}}
+    jobs = planned(checkout, "--config", f"tasks={json.dumps(tasks)}", "sampling={subsets: [own]}")
+    assert {rule for rule in jobs if rule.startswith("adapt_")} == {"adapt_isolated-12"}
+    assert not {"nll_probe", "best_of_adaptation"} & set(jobs)
 
 
 def test_edits_run_again_what_they_are_about(finished: Path) -> None:

@@ -56,15 +56,17 @@ class Config(Settings):
                     raise ValueError(
                         f"`{key}` names `{name}`, which `tasks.subsets` has not{nearest(name, self.tasks.subsets)}"
                     )
-        if empty := next((name for name in self.sampling.subsets if not self.tasks.subsets[name]), None):
-            raise ValueError(f"`sampling.subsets` names `{empty}`, which has no tasks")
+        for name in self.sampling.subsets:
+            if name not in self.tasks.held_out:
+                raise ValueError(f"`sampling.subsets` names `{name}`, which `tasks.subsets` leaves empty")
         return self
 
     @model_validator(mode="after")
     def _runs_fit(self) -> "Config":
-        for name, run in self.adaptation.runs.items():
-            # A run that is not made may name a subset that another suite has not.
-            if name in self._needed_runs and run.subset is not None and run.subset not in self.tasks.subsets:
+        # A run that is not made may name a subset that another suite has not.
+        for name in dict.fromkeys(made for wanted in self.adaptation.wanted for made in self._with_starts(wanted)):
+            run = self.adaptation.runs[name]
+            if run.subset is not None and run.subset not in self.tasks.subsets:
                 raise ValueError(
                     f"`adaptation.runs.{name}.subset` is `{run.subset}`, which `tasks.subsets` has not"
                     f"{nearest(run.subset, self.tasks.subsets)}; name the runs to make in `adaptation.only`"
@@ -81,15 +83,23 @@ class Config(Settings):
         return self
 
     @property
-    def _needed_runs(self) -> set[str]:
-        """The adaptation runs that are to be made or probed, and those that they start from."""
-        waiting, found = [*self.adaptation.wanted, *self.probes.runs], set()
-        while waiting:
-            name = waiting.pop()
-            if name in self.adaptation.runs and name not in found:
-                found.add(name)
-                waiting += [start.run] if (start := self.adaptation.runs[name].start) else []
-        return found
+    def runs(self) -> list[str]:
+        """The adaptation runs to make: those wanted, less those on a subset that was emptied, and what starts from them."""
+        emptied = self.tasks.subsets.keys() - self.tasks.held_out.keys()
+        return [
+            name
+            for name in self.adaptation.wanted
+            if not emptied.intersection(self.adaptation.runs[made].subset for made in self._with_starts(name))
+        ]
+
+    def _with_starts(self, name: str) -> list[str]:
+        """A run, the run that it starts from, and so on."""
+        start = self.adaptation.runs[name].start
+        return [name, *(self._with_starts(start.run) if start else [])]
+
+    @property
+    def probed_runs(self) -> list[str]:
+        return [name for name in self.probes.runs if name in self.runs]
 
     def subset_of(self, run: str) -> str | None:
         """The subset that an adaptation run is on, or that holds its single task; None for a training task."""
@@ -101,7 +111,7 @@ class Config(Settings):
     def compared_subsets(self) -> list[str]:
         """All subsets that are sampled: those of `sampling`, then those that the comparison adds. Empty ones drop out."""
         named = dict.fromkeys([*self.sampling.subsets, *self.comparison.subsets])
-        return [name for name in named if self.tasks.subsets[name]]
+        return [name for name in named if name in self.tasks.held_out]
 
     @property
     def compared_groups(self) -> dict[str, list[str]]:

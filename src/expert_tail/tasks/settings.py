@@ -20,8 +20,6 @@ class TaskSettings(Settings):
     @field_validator("subsets")
     @classmethod
     def _disjoint(cls, subsets: dict[str, list[int]]) -> dict[str, list[int]]:
-        # Configurations are merged, so that a file can only empty a subset of the default, not remove it.
-        subsets = {name: ids for name, ids in subsets.items() if ids}
         owner: dict[int, str] = {}
         for name, ids in subsets.items():
             if name == TRAIN:
@@ -31,3 +29,8 @@ class TaskSettings(Settings):
                     raise ValueError(f"task {task_id} is in `{owner[task_id]}` and in `{name}`; keep it in one")
                 owner[task_id] = name
         return subsets
+
+    @property
+    def held_out(self) -> dict[str, list[int]]:
+        """The subsets that have tasks. Configurations are merged: a file can empty a subset of the default, not remove it."""
+        return {name: ids for name, ids in self.subsets.items() if ids}
