@@ -20,7 +20,7 @@ report: all
 	$(SNAKEMAKE) --report results/report.zip
 
 test: install
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m "not gpu and not slurm and not vllm"
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu and not slurm and not vllm"
 
 lint: install
 	ruff check . && ruff format --check .
