@@ -62,7 +62,7 @@ rule selection_sensitivity:
         evaluations=every("evaluations", COMPARED),
         logprobs=every("logprobs", COMPARED),
         base=every("logprobs_base", COMPARED),
-        probes=[f"artifacts/probes/{run}/step={CONFIG.adaptation.runs[run].steps}.parquet" for run in CONFIG.probes.runs],
+        probes=[f"artifacts/probes/{run}/step={CONFIG.adaptation.runs[run].steps}.parquet" for run in CONFIG.probes.runs if CONFIG.subset_of(run) in COMPARED],
     output:
         report(
             "results/selection_sensitivity.csv", caption="../report/selection_sensitivity.rst", category="Tables"
