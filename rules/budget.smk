@@ -62,11 +62,13 @@ rule selection_sensitivity:
         evaluations=every("evaluations", COMPARED),
         logprobs=every("logprobs", COMPARED),
         base=every("logprobs_base", COMPARED),
-        probes=[f"artifacts/probes/{run}/step={CONFIG.adaptation.runs[run].steps}.parquet" for run in CONFIG.probes.runs if CONFIG.subset_of(run) in COMPARED],
+        probes=[
+            f"artifacts/probes/{run}/step={CONFIG.adaptation.runs[run].steps}.parquet"
+            for run in CONFIG.probes.runs
+            if CONFIG.subset_of(run) in COMPARED and CONFIG.probe_seed in CONFIG.sampling.seeds
+        ],
     output:
-        report(
-            "results/selection_sensitivity.csv", caption="../report/selection_sensitivity.rst", category="Tables"
-        ),
+        report("results/selection_sensitivity.csv", caption="../report/selection_sensitivity.rst", category="Tables"),
         report(
             "results/figure_selection_sensitivity.svg",
             caption="../report/figure_selection_sensitivity.rst",

@@ -99,6 +99,8 @@ def task_sets(cells: Cells, groups: Mapping[str, Sequence[str]]) -> dict[str, li
         if not members or not set(members) <= set(seeds):
             continue
         if any(seeds[member] != seeds[members[0]] for member in members):
-            raise UserError(f"the subsets of `comparison.groups.{name}` were sampled under different seeds; sample all of them")
+            raise UserError(
+                f"the subsets of `comparison.groups.{name}` were sampled under different seeds; sample all of them"
+            )
         sets[name] = list(members)
     return sets

@@ -18,7 +18,8 @@ PANELS = {
     "fast_1_confident": "confident fast_1",
     "mean_speedup": "mean speedup",
 }
-_AS_DRAWN, _DISTINCT = "-", (0, (3, 1.5))
+_AS_DRAWN: Any = "-"
+_DISTINCT: Any = (0, (3, 1.5))
 
 
 def draw(table: pl.DataFrame, surprisal: str, confidence: float) -> Figure:

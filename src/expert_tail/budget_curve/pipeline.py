@@ -100,23 +100,17 @@ def ranked(cell: Cell, ranking: Ranking, rows_BN: Integers) -> Integers:
 
 
 def _expected(cell: Cell, ranking: Ranking, budgets: list[int], rows_BN: Integers) -> Floats:
-    rows_BN = cell.by_quality_N[np.sort(cell.quality_N[rows_BN], axis=1)]
-    if not ranking.is_distinct:
-        weights_NM = _weights(rows_BN.shape[1], budgets)
-        return np.einsum("bnq,nm->bmq", cell.outcome_NQ[rows_BN], weights_NM, optimize=True)
-    first_BN = is_first(cell.candidate_N[rows_BN])
-    distinct_B = first_BN.sum(axis=1)
+    rows_BN = np.sort(rows_BN, axis=1)
+    kept_BN = is_first(cell.candidate_N[rows_BN]) if ranking.is_distinct else np.ones(rows_BN.shape, dtype=bool)
+    quality_BN = np.sort(np.where(kept_BN, cell.quality_N[rows_BN], -1), axis=1)  # what is not kept comes first
+    n_B = kept_BN.sum(axis=1)
     result = np.empty((len(rows_BN), len(budgets), len(OUTCOMES)))
-    for distinct in np.unique(distinct_B):
-        chosen = distinct_B == distinct
-        once = rows_BN[chosen][first_BN[chosen]].reshape(-1, distinct)
-        weights = _weights(distinct, [min(m, int(distinct)) for m in budgets])
-        result[chosen] = np.einsum("bnq,nm->bmq", cell.outcome_NQ[once], weights, optimize=True)
+    for n in np.unique(n_B).tolist():
+        chosen = n_B == n
+        outcome_bnQ = cell.outcome_NQ[cell.by_quality_N[quality_BN[chosen, -n:]]]
+        weights_nM = np.stack([best_of_k_weights(n, min(m, n)) for m in budgets], axis=1)
+        result[chosen] = np.einsum("bnq,nm->bmq", outcome_bnQ, weights_nM, optimize=True)
     return result
-
-
-def _weights(n: int, budgets: list[int]) -> Floats:
-    return np.stack([best_of_k_weights(n, m) for m in budgets], axis=1)
 
 
 def distinct_evaluations(cell: Cell, ranking: Ranking, budgets: list[int]) -> Floats:

@@ -21,9 +21,7 @@ COLUMNS = [
 ]
 
 
-def budget_curve(
-    samples: pl.DataFrame, sets: Mapping[str, Sequence[str]], settings: AggregateSettings
-) -> pl.DataFrame:
+def budget_curve(samples: pl.DataFrame, sets: Mapping[str, Sequence[str]], settings: AggregateSettings) -> pl.DataFrame:
     """One row a set of tasks (task_id empty), ranking and budget m; below them one a task. See `pipeline` for the method.
 
     `samples` is what `loading.scored_samples` gives, `sets` names lists of subsets. Values are means over tasks and seeds
@@ -56,7 +54,7 @@ def _of_set(name: str, grid: list[list[Cell]], settings: AggregateSettings) -> l
         evaluations = np.array([[distinct_evaluations(cell, ranking, budgets) for cell in row] for row in grid])
         draws_BMQ = np.einsum("bts,tsmq->bmq", weights_BTS, values_TSMQ, optimize=True)
         for i, m in enumerate(budgets):
-            row = {"set": name, "task_id": None, "ranking": ranking.name, "surprisal": ranking.surprisal, "m": m}
+            row: Row = {"set": name, "task_id": None, "ranking": ranking.name, "surprisal": ranking.surprisal, "m": m}
             row["distinct_evaluations"] = float(evaluations[..., i].mean())
             row |= _summaries(values_TSMQ[:, :, i], draws_BMQ[:, i], settings.confidence)
             rows.append(row | _sizes(grid) | {"resampled": "tasks, then seeds"})

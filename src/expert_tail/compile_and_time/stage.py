@@ -33,9 +33,7 @@ def run(evaluator: EvaluatorSettings, tasks: Path, samples: Path, output: Path) 
     with progress(f"evaluating {notes['subset']}", len(candidates)) as advance, Evaluator(evaluator) as running:
         evaluations = running.evaluate(candidates, advance)
     seconds, measured = time.monotonic() - began, running.cache.misses
-    log(
-        f"{len(candidates)} samples, {len(set(candidates))} distinct: {running.cache.hits} known, {measured} measured"
-    )
+    log(f"{len(candidates)} samples, {len(set(candidates))} distinct: {running.cache.hits} known, {measured} measured")
     artifacts.write(
         output,
         "evaluations",

@@ -11,7 +11,6 @@ Costs add up over the steps, as in `adaptation_tables`: sampling and evaluating 
 updates up to s, and scores in hindsight of the steps before s. Evaluating costs distinct candidates, as if none were known.
 """
 
-import numpy as np
 import polars as pl
 
 from expert_tail.adapt.settings import Run

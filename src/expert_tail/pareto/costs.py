@@ -80,7 +80,12 @@ def samplings(samples: Path, logprobs: Path) -> dict[int, Sampling]:
     per_task = Spent(*(None if part is None else part / len(tasks) for part in scoring))
     return {
         task_id: Sampling(
-            of_task.height, float(of_task["n_tokens"].sum()), shared[task_id], prompts, rate, per_task  # type: ignore[arg-type]
+            of_task.height,
+            float(of_task["n_tokens"].sum()),
+            shared[task_id],
+            prompts,
+            rate,
+            per_task,
         )
         for task_id, of_task in tasks.items()
     }
@@ -105,7 +110,9 @@ def seconds_per_candidate(evaluations: Iterable[Path], accounts: Iterable[pl.Dat
     return seconds / measured if measured else None
 
 
-def completed(cost: dict[str, float | None], evaluations: float, per_candidate: float | None) -> dict[str, float | None]:
+def completed(
+    cost: dict[str, float | None], evaluations: float, per_candidate: float | None
+) -> dict[str, float | None]:
     """Add what evaluating costs, and the sum of all seconds (None where a part is not known)."""
     cost = cost | {"evaluations": evaluations}
     cost["evaluating_s"] = None if per_candidate is None else evaluations * per_candidate

@@ -37,7 +37,7 @@ def draw(table: pl.DataFrame) -> Figure:
             of_set = table.filter(pl.col("set") == name)
             for axis, value in zip(row, PANELS, strict=True):
                 _panel(axis, of_set, value, cost)
-            tasks = of_set["n_tasks"].max()
+            tasks = int(of_set["n_tasks"].max())  # type: ignore[arg-type]
             row[0].set_ylabel(f"{name}\n{tasks} task{'s' * (tasks != 1)}", fontweight="bold", labelpad=8)
         for axis, title in zip(axes[0], TITLES.values(), strict=True):
             axis.set_title(title, loc="left", fontsize=8.5)
@@ -66,7 +66,9 @@ def _panel(axis: Axes, table: pl.DataFrame, value: str, cost: str) -> None:
 
 def _front(axis: Axes, x: list[float], y: list[float], largest: float, colour: str, style: Any) -> None:
     if x:
-        axis.step([*x, largest * 1.1], [*y, y[-1]], where="post", color=colour, linestyle=style, linewidth=1.3, zorder=4)
+        axis.step(
+            [*x, largest * 1.1], [*y, y[-1]], where="post", color=colour, linestyle=style, linewidth=1.3, zorder=4
+        )
 
 
 def _name(axis: Axes, front: pl.DataFrame, value: str, cost: str) -> None:
@@ -77,7 +79,13 @@ def _name(axis: Axes, front: pl.DataFrame, value: str, cost: str) -> None:
         axis.annotate(str(number), (row[cost], row[value]), fontsize=6.5, fontweight="bold", zorder=6, **where)
         axis.plot([row[cost]], [row[value]], "o", color=COLOURS[row["family"]], markersize=5.5, zorder=5)
     names = [f"{number} {_label(row)}" for number, row in enumerate(steps.iter_rows(named=True), 1)]
-    place: dict[str, Any] = {"xycoords": "axes fraction", "ha": "left", "va": "top", "fontsize": 6.3, "linespacing": 1.25}
+    place: dict[str, Any] = {
+        "xycoords": "axes fraction",
+        "ha": "left",
+        "va": "top",
+        "fontsize": 6.3,
+        "linespacing": 1.25,
+    }
     axis.annotate("\n".join(names), (1.02, 1), color=INK, annotation_clip=False, **place)
 
 
@@ -88,7 +96,9 @@ def _label(row: dict[str, Any]) -> str:
         return f"{row['method']}, step {row['step']}" + (", one draw" if row["deploys"] == DRAW else "")
     if row["m"] is not None:
         return f"{row['method'].removeprefix('ranked-')} rank, {row['m']} of {row['k']}"
-    return f"{_SHORT.get(row['method'], row['method'])}, 1 of {row['k']}" if "top3" not in row["method"] else row["method"]
+    return (
+        f"{_SHORT.get(row['method'], row['method'])}, 1 of {row['k']}" if "top3" not in row["method"] else row["method"]
+    )
 
 
 def _axes(axis: Axes, table: pl.DataFrame, value: str, cost: str) -> None:
@@ -115,7 +125,11 @@ def _axes(axis: Axes, table: pl.DataFrame, value: str, cost: str) -> None:
 
 def _marks() -> list[Line2D]:
     dot: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 5}
-    names = {SAMPLING: "sampling: best of N", SELECTION: "selection and ranking", ADAPTATION: "adaptation, fastest rollout"}
+    names = {
+        SAMPLING: "sampling: best of N",
+        SELECTION: "selection and ranking",
+        ADAPTATION: "adaptation, fastest rollout",
+    }
     families = [Line2D([], [], color=COLOURS[family], label=name, **dot) for family, name in names.items()]
     drawn = Line2D([], [], color=GREEN, markerfacecolor="white", label="adaptation, one draw", **dot)
     front = Line2D([], [], color=INK, label="Pareto front (members named)")

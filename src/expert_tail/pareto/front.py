@@ -15,5 +15,4 @@ def on_front(cost: ArrayLike, value: ArrayLike) -> NDArray[np.bool_]:
         raise ValueError("costs and values must be finite")
     no_worse = (cost_n[None] <= cost_n[:, None]) & (value_n[None] >= value_n[:, None])
     better = (cost_n[None] < cost_n[:, None]) | (value_n[None] > value_n[:, None])
-    dominated: NDArray[np.bool_] = (no_worse & better).any(axis=1)
-    return ~dominated
+    return ~np.asarray((no_worse & better).any(axis=1))

@@ -61,7 +61,9 @@ def _tasks(samples: Cells, evaluations: Cells, logprobs: Cells) -> Tasks:
     scored = scored_samples(evaluations, logprobs)
     for place, path in evaluations.items():
         if place not in samples:
-            raise UserError(f"{path} has no samples beside it; give the file of subset {place[0]}, seed {place[1]}, too")
+            raise UserError(
+                f"{path} has no samples beside it; give the file of subset {place[0]}, seed {place[1]}, too"
+            )
         drawn = load(samples[place], "samples", KEYS)
         of_file = scored.filter(pl.col("subset") == place[0], pl.col("seed") == place[1])
         for rows, others, lacking in ((drawn, of_file, path), (of_file, drawn, samples[place])):
@@ -71,8 +73,8 @@ def _tasks(samples: Cells, evaluations: Cells, logprobs: Cells) -> Tasks:
     for (subset, task_id, seed), of_cell in scored.sort("subset", "task_id", "seed", "sample").group_by(
         "subset", "task_id", "seed", maintain_order=True
     ):
-        task = Task(of_cell, Cell(of_cell), costs[subset, seed][task_id])  # type: ignore[index]
-        tasks[subset].setdefault(task_id, []).append(task)  # type: ignore[index, arg-type]
+        task = Task(of_cell, Cell(of_cell), costs[subset, seed][task_id])
+        tasks[subset].setdefault(task_id, []).append(task)
     return tasks
 
 

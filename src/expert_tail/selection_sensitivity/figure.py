@@ -39,9 +39,7 @@ def draw(table: pl.DataFrame, confidence: float) -> Figure:
     with matplotlib.rc_context(STYLE):
         height = ROW * sum(heights) + 0.75 * blocks + 0.75
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        axes = figure.subplots(
-            2 * blocks, columns, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights}
-        )
+        axes = figure.subplots(2 * blocks, columns, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights})
         for axis in axes.flat:
             axis.set_visible(False)
         for i, name in enumerate(sets):
@@ -50,11 +48,14 @@ def draw(table: pl.DataFrame, confidence: float) -> Figure:
             of_set = shown.filter(pl.col("set") == name)
             _panel(upper, of_set, choices, column == 0)
             _panel(lower, of_set, regimes, column == 0)
-            tasks = of_set["n_tasks"].max()
+            tasks = int(of_set["n_tasks"].max())  # type: ignore[arg-type]
             upper.set_title(f"{name}, {tasks} task{'s' * (tasks != 1)}", loc="left", fontsize=8.5)
             lower.set_title("by spread of a task's surprisal", loc="left", fontsize=7.5, fontweight="normal", pad=3)
             lower.tick_params(axis="x", labelbottom=True, labelsize=7.5)
-        figure.supxlabel("\N{LEFTWARDS ARROW} confidence-guided is better     difference in success     surprisal-guided is better \N{RIGHTWARDS ARROW}", fontsize=9)
+        figure.supxlabel(
+            "\N{LEFTWARDS ARROW} confidence-guided is better     difference in success     surprisal-guided is better \N{RIGHTWARDS ARROW}",
+            fontsize=9,
+        )
         figure.legend(handles=_marks(confidence), loc="outside upper left", ncols=3, frameon=False, fontsize=8)
         return figure
 
@@ -62,7 +63,9 @@ def draw(table: pl.DataFrame, confidence: float) -> Figure:
 def _choices(shown: pl.DataFrame) -> list[Choice]:
     order = {SAMPLER: 0, BASE: 1}
     scorers = sorted(shown["scorer"].unique(), key=lambda name: (order.get(name, 2), name))
-    return [(ALL, s, kind, duplicates) for s in scorers for kind in ("sum", "mean") for duplicates in ("kept", "dropped")]
+    return [
+        (ALL, s, kind, duplicates) for s in scorers for kind in ("sum", "mean") for duplicates in ("kept", "dropped")
+    ]
 
 
 def _panel(axis: Axes, table: pl.DataFrame, choices: list[Choice], is_labelled: bool) -> None:

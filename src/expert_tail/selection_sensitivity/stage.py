@@ -54,7 +54,9 @@ def _base(base: Cells, cells: Cells, samples: pl.DataFrame) -> pl.DataFrame | No
         return None
     for (subset, seed), path in cells.items():
         if (subset, seed) not in base:
-            raise UserError(f"{path} has no log-probs under the base policy; give those of subset {subset}, seed {seed}")
+            raise UserError(
+                f"{path} has no log-probs under the base policy; give those of subset {subset}, seed {seed}"
+            )
     return pl.concat([_scores_of(path, "logprobs", samples) for path in base.values()])
 
 
@@ -64,7 +66,9 @@ def _scores_of(path: Path, kind: str, samples: pl.DataFrame) -> pl.DataFrame:
     refuse(scores.filter(scores.select(KEYS).is_duplicated()), KEYS, f"{path} has", f"twice; {AGAIN}")
     unusable = scores.filter(~(pl.col("nll").is_finite() & pl.col("nll_mean").is_finite()).fill_null(False))
     refuse(unusable, KEYS, f"{path}:", f"has no usable surprisal; {AGAIN}")
-    refuse(scores.join(samples, on=KEYS, how="anti"), KEYS, f"{path} has", "which was not evaluated; give its evaluations")
+    refuse(
+        scores.join(samples, on=KEYS, how="anti"), KEYS, f"{path} has", "which was not evaluated; give its evaluations"
+    )
     if scores.is_empty():
         raise ArtifactError(f"{path} has no samples; {AGAIN}")
     named = scores.join(samples.select("subset", *KEYS), on=KEYS, how="left")
