@@ -45,6 +45,10 @@ _POLICY = {
 _EVALUATOR = {"evaluator": ("evaluator", "expert_tail.evaluator.settings:EvaluatorSettings")}
 _TASKS = {"tasks": "the tasks artifact"}
 _READS_POLICY = {**_TASKS, "policy": "the policy's folder"}
+_AGGREGATE = {"settings": ("aggregate", "expert_tail.aggregate.settings:AggregateSettings")}
+_COMPARISON = {"comparison": ("comparison", "expert_tail.comparison.settings:ComparisonSettings")}
+_SELECT = {"select": ("select", "expert_tail.select.settings:SelectSettings")}
+_SCORED = {"evaluations": "evaluations to read, …/SUBSET/seed=N.parquet", "logprobs": "their log-probs"}
 _ADAPTER = {"adapter": "the checkpoint's folder; left out: the policy itself"}
 
 STAGES = (
@@ -189,6 +193,36 @@ STAGES = (
             "selections": "their selections",
             "headroom": "headroom of the subsets, …/SUBSET.parquet, to mark tasks by",
         },
+    ),
+    Stage(
+        "budget_curve",
+        "what m evaluations buy, when samples are ranked before any is evaluated",
+        sections={**_AGGREGATE, **_COMPARISON, **_SELECT},
+        paths={"output": "folder for budget_curve.csv and figure_budget_curve"},
+        lists=_SCORED,
+    ),
+    Stage(
+        "selection_sensitivity",
+        "selection under other surprisals, scorers, sets of tasks, and without duplicates",
+        sections={**_AGGREGATE, **_COMPARISON},
+        paths={"output": "folder for selection_sensitivity.csv and its figure"},
+        lists={
+            **_SCORED,
+            "base": "their log-probs under the untrained policy",
+            "probes": "log-probs of some of them under adapted checkpoints, …/RUN/step=N.parquet",
+        },
+    ),
+    Stage(
+        "pareto",
+        "success and speedup against cost: sampling, selection and adaptation",
+        sections={
+            **_AGGREGATE,
+            **_COMPARISON,
+            **_SELECT,
+            "adaptation": ("adaptation", "expert_tail.adapt.settings:AdaptationSettings"),
+        },
+        paths={"runs": "folder that holds the adaptation runs", "output": "folder for pareto.csv and figure_pareto"},
+        lists={"samples": "samples to read, …/SUBSET/seed=N.parquet", **_SCORED},
     ),
 )
 
