@@ -1,7 +1,7 @@
 """The Pareto front by its properties, costs against enumeration and the real sampler, and the table by hand."""
 
 import json
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_aggregate import NAMES, World, blank, correct, edit, wrong
+from test_aggregate import World, blank, correct, edit, wrong
 from test_sampler import PROMPTS, SETTINGS, llama
 
 from expert_tail import artifacts
@@ -21,7 +21,8 @@ from expert_tail.cli import main
 from expert_tail.pareto.adaptation import DRAW, FASTEST_ROLLOUT, of_run
 from expert_tail.pareto.costs import COSTS, beginnings, samplings, seconds_per_candidate
 from expert_tail.pareto.front import on_front
-from expert_tail.pareto.table import FRONT_COSTS, NAMES as VALUES
+from expert_tail.pareto.table import FRONT_COSTS
+from expert_tail.pareto.table import NAMES as VALUES
 from expert_tail.policy.counting import counted_tokens
 from expert_tail.policy.sampler import sample
 
@@ -51,7 +52,7 @@ def test_front_covers_every_point_and_has_the_cheapest_and_the_best(made: list[t
     assert min(cost for cost, _ in front) == min(cost for cost, _ in made)
     assert max(value for _, value in front) == max(value for _, value in made)
     ordered = sorted(set(front))
-    assert all(a[0] < b[0] and a[1] < b[1] for a, b in zip(ordered, ordered[1:], strict=False))
+    assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(ordered))
 
 
 @given(points, st.randoms())
@@ -147,7 +148,9 @@ def add_tokens(world: World, place: tuple[str, int], noted: bool = True) -> None
         rows = pl.DataFrame(artifacts.read(path, kind))
         if kind == "samples":
             tokens = [TOKENS[i] for i in rows["sample"]]
-            rows = rows.with_columns(token_ids=pl.Series(tokens, dtype=pl.List(pl.Int32)), n_tokens=pl.Series(map(len, tokens)))
+            rows = rows.with_columns(
+                token_ids=pl.Series(tokens, dtype=pl.List(pl.Int32)), n_tokens=pl.Series(map(len, tokens))
+            )
         artifacts.write(path, kind, rows.to_arrow(), **(spent[kind] if noted else {}))
 
 
@@ -165,7 +168,11 @@ def write_run(folder: Path, tasks: tuple[int, ...] = (4, 5), fresh: bool = False
         for task in tasks:
             for i, speedup in enumerate(speedups[2 * (task - 4) :][:2]):
                 common = {"step": step, "task_id": task, "candidate_sha256": f"{task}:{speedup}"}
-                verdict: Row = {"status": "correct" if speedup else "crash", "speedup": speedup, "speedup_low": speedup - 0.3}
+                verdict: Row = {
+                    "status": "correct" if speedup else "crash",
+                    "speedup": speedup,
+                    "speedup_low": speedup - 0.3,
+                }
                 rollouts.append(blank("adapt_rollouts", **common, rollout=i, prompt_tokens=50, **verdict))
                 evaluations.append(blank("adapt_evaluations", **common, **verdict, seed=42, sample=i))
         at = folder / f"step={step}"
@@ -238,7 +245,9 @@ def test_selection_pays_for_all_samples_and_their_scores(table: pl.DataFrame) ->
     assert (picked["k"], picked["rollouts"], picked["evaluations"]) == (4, 4, 2)
     assert (picked["tokens_computed"], picked["scoring_s"]) == (100 + BEGINNINGS + 150, 3)
     assert (free["tokens_computed"], free["scoring_s"]) == (100 + BEGINNINGS, 0)
-    assert (picked["fast_1"], picked["mean_speedup"], free["mean_speedup"]) == pytest.approx((0.5, 2, (8.5 / 3) / 2), rel=1e-4)
+    assert (picked["fast_1"], picked["mean_speedup"], free["mean_speedup"]) == pytest.approx(
+        (0.5, 2, (8.5 / 3) / 2), rel=1e-4
+    )
     ranked = only(table, set="one", method="ranked-surprisal", m=1)
     assert (ranked["rollouts"], ranked["evaluations"], ranked["mean_speedup"]) == (4, 1, 2)
     assert ranked["seconds"] == pytest.approx(picked["seconds"] - SECONDS, rel=1e-4)
@@ -320,7 +329,6 @@ def test_inputs_that_do_not_fit_name_the_file(tmp_path: Path, capsys: pytest.Cap
     world = World(tmp_path)
     world.add("one", 42, VERDICTS)
     add_tokens(world, ("one", 42))
-    assert NAMES[4]
     files = {kind: str(world.path(kind, "one", 42)) for kind in ("evaluations", "logprobs", "samples")}
 
     def said(samples: list[str]) -> str:

@@ -5,7 +5,7 @@ Two things may be deployed after step s, and they are different in kind:
 - a draw of the best checkpoint: one rollout of the step of the highest fast_1 so far (Best-of-Adaptation), which is how
   arXiv 2602.07670 scores adaptation. With fresh validation its values are those of the fresh rollouts, which did not choose.
 - the fastest rollout so far: every rollout was evaluated, so the best of them can be kept, as Best-of-N keeps the best of
-  its samples. This is what compares with Best-of-N.
+  its samples. This is what compares with Best-of-N; it is what one run found, while Best-of-N's values are expectations.
 
 Costs add up over the steps, as in `adaptation_tables`: sampling and evaluating of steps 0 … s, fresh rollouts included,
 updates up to s, and scores in hindsight of the steps before s. Evaluating costs distinct candidates, as if none were known.

@@ -8,7 +8,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from expert_tail.figure_style import BLUE, DOTS, GREY, INK, STYLE, TIMES, VERMILLION, WIDTH
 from expert_tail.pareto.adaptation import DRAW
@@ -17,7 +17,7 @@ from expert_tail.pareto.methods import ADAPTATION, SAMPLING, SELECTION
 GREEN = "#009E73"
 COLOURS = {SAMPLING: BLUE, SELECTION: VERMILLION, ADAPTATION: GREEN}
 PANELS = {"fast_1": "fast_1_confident", "mean_speedup": "mean_speedup_bound"}
-TITLES = {"fast_1": "tasks solved", "mean_speedup": "mean speedup of what is deployed"}
+TITLES = {"fast_1": "tasks solved (fast_1)", "mean_speedup": "mean speedup"}
 AXES = {
     "seconds": "seconds of compute per task, log scale",
     "tokens_computed": "tokens through the model per task, log scale",
@@ -42,7 +42,8 @@ def draw(table: pl.DataFrame) -> Figure:
         for axis, title in zip(axes[0], TITLES.values(), strict=True):
             axis.set_title(title, loc="left", fontsize=8.5)
         figure.supxlabel(AXES[cost], fontsize=9)
-        figure.legend(handles=_marks(), loc="outside upper left", ncols=3, frameon=False, fontsize=8)
+        marks = _marks(ADAPTATION in table["family"])
+        figure.legend(handles=marks, loc="outside upper left", ncols=len(marks) // 2, frameon=False, fontsize=8)
         return figure
 
 
@@ -72,21 +73,20 @@ def _front(axis: Axes, x: list[float], y: list[float], largest: float, colour: s
 
 
 def _name(axis: Axes, front: pl.DataFrame, value: str, cost: str) -> None:
-    """Name the members of the front, numbered along it, in a corner of the panel that it leaves free: below the line."""
-    steps = front.unique(value, keep="first", maintain_order=True)
-    for number, row in enumerate(steps.iter_rows(named=True), 1):
-        where: dict[str, Any] = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center", "va": "bottom"}
-        axis.annotate(str(number), (row[cost], row[value]), fontsize=6.5, fontweight="bold", zorder=6, **where)
-        axis.plot([row[cost]], [row[value]], "o", color=COLOURS[row["family"]], markersize=5.5, zorder=5)
-    names = [f"{number} {_label(row)}" for number, row in enumerate(steps.iter_rows(named=True), 1)]
-    place: dict[str, Any] = {
-        "xycoords": "axes fraction",
-        "ha": "left",
-        "va": "top",
-        "fontsize": 6.3,
-        "linespacing": 1.25,
-    }
-    axis.annotate("\n".join(names), (1.02, 1), color=INK, annotation_clip=False, **place)
+    """Number the members of the front, the cheapest of equals, and list their names right of the panel."""
+    members = front.unique(value, keep="first", maintain_order=True).to_dicts()
+    for number, row in enumerate(members, 1):
+        at, colour = (row[cost], row[value]), COLOURS[row["family"]]
+        axis.plot(
+            *at, "o", color=colour, markersize=8.5, markeredgecolor="white", markeredgewidth=0.6, zorder=5 + number
+        )
+        text: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": 6, "fontweight": "bold"}
+        axis.annotate(str(number), at, color="white", zorder=5 + number, **text)
+    place: dict[str, Any] = {"xycoords": "axes fraction", "ha": "left", "va": "top", "fontsize": 6.5}
+    place |= {"textcoords": "offset points", "annotation_clip": False}
+    for number, row in enumerate(members, 1):
+        line = (4, -1 - 9.5 * (number - 1))
+        axis.annotate(f"{number}  {_label(row)}", (1, 1), line, color=COLOURS[row["family"]], **place)
 
 
 def _label(row: dict[str, Any]) -> str:
@@ -95,7 +95,7 @@ def _label(row: dict[str, Any]) -> str:
     if row["family"] == ADAPTATION:
         return f"{row['method']}, step {row['step']}" + (", one draw" if row["deploys"] == DRAW else "")
     if row["m"] is not None:
-        return f"{row['method'].removeprefix('ranked-')} rank, {row['m']} of {row['k']}"
+        return f"{row['method'].removeprefix('ranked-')} first, {row['m']} of {row['k']}"
     return (
         f"{_SHORT.get(row['method'], row['method'])}, 1 of {row['k']}" if "top3" not in row["method"] else row["method"]
     )
@@ -113,8 +113,9 @@ def _axes(axis: Axes, table: pl.DataFrame, value: str, cost: str) -> None:
     axis.grid(color="#E4E4E4", linewidth=0.7)
     axis.set_axisbelow(True)
     if value == "fast_1":
-        axis.set_ylim(-0.03, 1.08)
-        axis.set_yticks([0, 0.5, 1])
+        top = max(0.2, min(1.0, 1.25 * float(table[value].max())))  # type: ignore[arg-type]
+        axis.set_ylim(-0.04 * top, 1.06 * top)
+        axis.yaxis.set_major_locator(MaxNLocator(4))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f}%"))
         return
     values = np.append(table[value].to_numpy(), 1.0)
@@ -123,15 +124,14 @@ def _axes(axis: Axes, table: pl.DataFrame, value: str, cost: str) -> None:
     axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}{TIMES}"))
 
 
-def _marks() -> list[Line2D]:
+def _marks(has_adaptation: bool) -> list[Line2D]:
     dot: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 5}
-    names = {
-        SAMPLING: "sampling: best of N",
-        SELECTION: "selection and ranking",
-        ADAPTATION: "adaptation, fastest rollout",
-    }
-    families = [Line2D([], [], color=COLOURS[family], label=name, **dot) for family, name in names.items()]
-    drawn = Line2D([], [], color=GREEN, markerfacecolor="white", label="adaptation, one draw", **dot)
-    front = Line2D([], [], color=INK, label="Pareto front (members named)")
-    sure = Line2D([], [], color=GREY, linestyle=DOTS, label="front of the confident value")
-    return [families[0], front, families[1], sure, families[2], drawn]
+    sampling = Line2D([], [], color=BLUE, label="sampling: best of N", **dot)
+    selection = Line2D([], [], color=VERMILLION, label="selection and ranking", **dot)
+    front = Line2D([], [], color=INK, label="Pareto front (members numbered)")
+    sure = Line2D([], [], color=GREY, linestyle=DOTS, label="front by the confident value")
+    adapted = [
+        Line2D([], [], color=GREEN, label="adaptation: fastest rollout", **dot),
+        Line2D([], [], color=GREEN, markerfacecolor="white", label="adaptation: one draw", **dot),
+    ]
+    return [sampling, front, selection, sure, *adapted[: 2 * has_adaptation]]

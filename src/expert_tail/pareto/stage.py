@@ -46,7 +46,7 @@ def run(
     cells = cells_of(evaluations)
     tasks = _tasks(cells_of(samples), cells, cells_of(logprobs))
     steps = {name: load_steps(runs / name, adaptation.runs[name]) for name in adaptation.wanted}
-    accounts = [frames["account"] for of_run_ in steps.values() for frames in of_run_]
+    accounts = [frames["account"] for of_one in steps.values() for frames in of_one]
     per_candidate = seconds_per_candidate(evaluations, accounts)
     methods = _methods(tasks, task_sets(cells, comparison.groups), adaptation, steps, select.surprisal, per_candidate)
     table = pareto_table(methods, settings).with_columns(pl.col(pl.Float64).round_sig_figs(_SIGNIFICANT))

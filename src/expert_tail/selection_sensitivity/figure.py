@@ -14,10 +14,11 @@ from expert_tail.figure_style import BLUE, GREY, INK, STYLE, VERMILLION, WIDTH
 from expert_tail.selection_sensitivity.regimes import ALL, HIGH_STD, LOW_STD
 from expert_tail.selection_sensitivity.table import BASE, DIFFERENCE, SAMPLER
 
-MAX_COLUMNS = 4
+MAX_COLUMNS = 5
 ROW = 0.25  # inches
 SCORERS = {SAMPLER: "sampling checkpoint", BASE: "base policy"}
-_REGIMES = {"high": f"std of NLL > {HIGH_STD:g}", "middle": "between", "low": f"std of NLL < {LOW_STD:g}"}
+_SPREAD = "std of a task's surprisal"
+_REGIMES = {"high": f"{_SPREAD} > {HIGH_STD:g}", "middle": "between", "low": f"< {LOW_STD:g}"}
 Choice = tuple[str, str, str, str]  # regime, scorer, surprisal, duplicates
 
 
@@ -49,8 +50,7 @@ def draw(table: pl.DataFrame, confidence: float) -> Figure:
             _panel(upper, of_set, choices, column == 0)
             _panel(lower, of_set, regimes, column == 0)
             tasks = int(of_set["n_tasks"].max())  # type: ignore[arg-type]
-            upper.set_title(f"{name}, {tasks} task{'s' * (tasks != 1)}", loc="left", fontsize=8.5)
-            lower.set_title("by spread of a task's surprisal", loc="left", fontsize=7.5, fontweight="normal", pad=3)
+            upper.set_title(f"{name}\n{tasks} task{'s' * (tasks != 1)}", loc="left", fontsize=8.5)
             lower.tick_params(axis="x", labelbottom=True, labelsize=7.5)
         figure.supxlabel(
             "\N{LEFTWARDS ARROW} confidence-guided is better     difference in success     surprisal-guided is better \N{RIGHTWARDS ARROW}",
