@@ -190,6 +190,27 @@ STAGES = (
             "headroom": "headroom of the subsets, …/SUBSET.parquet, to mark tasks by",
         },
     ),
+    Stage(
+        "report_page",
+        "one HTML file that says what was run and what came out, with figures, tables and every sample",
+        sections={"settings": ("aggregate", "expert_tail.aggregate.settings:AggregateSettings")},
+        paths={
+            "config": "the run's configuration (YAML), as in results/config.yaml",
+            **_TASKS,
+            "rollouts": "training rollouts, for how they were made",
+            "captions": "folder of captions, NAME.rst of a table or figure",
+            "output": "page to write (HTML)",
+        },
+        lists={
+            "samples": "samples to read, …/SUBSET/seed=N.parquet; the first subset is the headline's",
+            "evaluations": "their evaluations",
+            "logprobs": "their log-probs",
+            "selections": "their selections",
+            "headroom": "headroom of the subsets, …/SUBSET.parquet, to mark tasks by",
+            "tables": "tables to show, in this order (CSV, or JSON)",
+            "figures": "figures to show, in this order (SVG)",
+        },
+    ),
 )
 
 
