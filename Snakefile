@@ -26,6 +26,7 @@ include: "rules/selections.smk"
 include: "rules/adapt.smk"
 include: "rules/probes.smk"
 include: "rules/results.smk"
+include: "rules/report.smk"
 
 
 localrules:
@@ -42,3 +43,4 @@ rule all:
         rules.null_audit.output,
         rules.headroom.output,
         rules.record_config.output,
+        rules.report_page.output,

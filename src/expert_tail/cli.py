@@ -198,7 +198,6 @@ STAGES = (
             "config": "the run's configuration (YAML), as in results/config.yaml",
             **_TASKS,
             "rollouts": "training rollouts, for how they were made",
-            "captions": "folder of captions, NAME.rst of a table or figure",
             "output": "page to write (HTML)",
         },
         lists={
@@ -209,6 +208,7 @@ STAGES = (
             "headroom": "headroom of the subsets, …/SUBSET.parquet, to mark tasks by",
             "tables": "tables to show, in this order (CSV, or JSON)",
             "figures": "figures to show, in this order (SVG)",
+            "captions": "their captions, NAME.rst (reStructuredText); one without a caption has its name",
         },
     ),
 )

@@ -8,7 +8,7 @@ import polars as pl
 
 from expert_tail.evaluator.sandbox import missing
 
-Notes = dict[str, dict[str, str]]  # metadata of one file each: rollouts, samples, …; as `artifacts.notes` gives it
+Notes = list[tuple[str, dict[str, str]]]  # of each file: its kind, and its metadata as `artifacts.notes` gives it
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Fact:
     text: str
 
 
-def facts(config: dict[str, Any], evaluations: pl.DataFrame, notes: list[tuple[str, dict[str, str]]]) -> list[Fact]:
+def facts(config: dict[str, Any], evaluations: pl.DataFrame, notes: Notes) -> list[Fact]:
     """What was run. `evaluations` has subset, task_id, seed, hardware, sandbox, evaluator, measured_at."""
     policy, rlvr, sampling, evaluator = (config[name] for name in ("policy", "rlvr", "sampling", "evaluator"))
     rollouts = rlvr["steps"] * rlvr["tasks_per_step"] * rlvr["rollouts_per_task"]
@@ -39,16 +39,13 @@ def facts(config: dict[str, Any], evaluations: pl.DataFrame, notes: list[tuple[s
         Fact("Sandbox", _list(evaluations["sandbox"]) or "none"),
         Fact("Code", _code(notes)),
     ]
-    measured = evaluations["measured_at"].drop_nulls()
-    if measured.len():
-        first, last = (f"{time:%Y-%m-%d %H:%M}" for time in (measured.min(), measured.max()))  # type: ignore[str-format]
-        found.append(Fact("Measured", f"{first} to {last} UTC" if first != last else f"{first} UTC"))
+    days = evaluations["measured_at"].drop_nulls().sort().dt.strftime("%Y-%m-%d %H:%M").unique(maintain_order=True)
+    if days.len():
+        found.append(Fact("Measured", f"{' to '.join(dict.fromkeys((days[0], days[-1])))} UTC"))
     return found
 
 
-def cautions(
-    evaluations: pl.DataFrame, notes: list[tuple[str, dict[str, str]]], tables: dict[str, pl.DataFrame]
-) -> list[str]:
+def cautions(evaluations: pl.DataFrame, notes: Notes, tables: dict[str, pl.DataFrame]) -> list[str]:
     """What does not fit together, or weakens the result; a sentence each. `tables`: those given, by name."""
     found = []
     current = set(evaluations["evaluator"].drop_nulls())
@@ -110,10 +107,15 @@ def adaptation_sentence(adaptation: pl.DataFrame | None) -> str | None:
     texts = []
     for metric in ("fast_1", "fast_1_confident"):
         values = deployed.select(pl.coalesce(pl.col(f"fresh_{metric}"), pl.col(metric)).cast(pl.Float64)).to_series()
-        low, high = values.min(), values.max()
-        texts.append(f"{metric} {low:.2g}" if low == high else f"{metric} {low:.2g} to {high:.2g}")
+        in_order = sorted(values.drop_nulls())
+        if in_order:
+            ends = dict.fromkeys(f"{value:.2g}" for value in (in_order[0], in_order[-1]))
+            texts.append(f"{metric} {' to '.join(ends)}")
     n_runs = deployed["run"].n_unique()
-    return f"Adaptation: over {_count(n_runs, 'run')}, a rollout of the best checkpoint has {', '.join(texts)}."
+    return (
+        f"Adaptation: over {_count(n_runs, 'run')}, the rollouts of the checkpoint that Best-of-Adaptation deploys "
+        f"have {', '.join(texts)}."
+    )
 
 
 def _subsets(evaluations: pl.DataFrame) -> str:
@@ -130,7 +132,7 @@ def _protocol(evaluator: dict[str, Any]) -> str:
     return f"{evaluator['protocol']} protocol: mean of {evaluator['paper_trials']} trials, without an interval"
 
 
-def _code(notes: list[tuple[str, dict[str, str]]]) -> str:
+def _code(notes: Notes) -> str:
     versions = _list(note["expert_tail"] for _, note in notes if "expert_tail" in note)
     revisions = _list(note["git_revision"] for _, note in notes if note.get("git_revision"))
     libraries = sorted(

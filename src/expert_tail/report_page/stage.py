@@ -19,6 +19,7 @@ from expert_tail.artifacts import ArtifactError, replacing
 from expert_tail.errors import UserError
 from expert_tail.progress import log
 from expert_tail.report_page import account, exhibits, explorer
+from expert_tail.report_page.account import Notes
 from expert_tail.report_page.headline import headlines
 from expert_tail.select.stage import AGAIN, KEYS, join_samples, load, refuse
 from expert_tail.time_experts.verdict import NOT_WINNABLE, UNKNOWN
@@ -28,7 +29,6 @@ _DATATABLES = Path(itables.__file__).parent / "html"  # the bundle that itables 
 _SAMPLES = [*KEYS, "completion", "candidate_sha256", "n_tokens", "finish_reason"]
 _EVALUATIONS = [*KEYS, "candidate_sha256", *artifacts.EVALUATION_COLUMNS]
 _PICKS = ["task_id", "seed", "strategy", "samples", "fast_1", "fast_1_confident", "speedup", "evaluations_used"]
-Notes = list[tuple[str, dict[str, str]]]
 
 
 def run(
@@ -43,27 +43,33 @@ def run(
     headroom: list[Path],
     tables: list[Path],
     figures: list[Path],
-    captions: Path,
+    captions: list[Path],
     output: Path,
 ) -> None:
     """Write the page to `output`, whole or not at all.
 
     `config` is the run's whole configuration (YAML). The four lists of artifacts have one file per subset and seed,
     …/SUBSET/seed=N.parquet; the first subset is the one that the page begins with. `headroom` marks tasks, and may be
-    empty. `tables` (CSV, JSON) and `figures` (SVG) are shown in their order, with the caption NAME.rst of the folder
-    `captions`, if there is one. Raises `ArtifactError` or `UserError` where a file is missing, damaged or does not fit.
+    empty. `tables` (CSV, JSON) and `figures` (SVG) are shown in their order, with the caption of the same name
+    (reStructuredText), if there is one. Raises `ArtifactError` or `UserError` where a file is missing, damaged or does not fit.
     """
     configuration = _configuration(config)
     drawn, picks, notes = _load_cells(samples, evaluations, logprobs, selections)
     notes.append(("rollouts", artifacts.notes(rollouts)))
-    suite = load(tasks, "tasks", ["task_id", "name", "reference_source"]).unique("task_id", keep="first")
+    suite = load(tasks, "tasks", ["task_id", "name", "reference_source"])
+    suite = suite.unique("task_id", keep="first", maintain_order=True)
     refuse(drawn.join(suite, on="task_id", how="anti"), ["task_id"], f"{tasks} lacks", f"; {AGAIN}")
-    suite = suite.join(_verdicts(headroom), on="task_id", how="left").with_columns(
+    suite = suite.join(_verdicts(headroom), on="task_id", how="left", maintain_order="left").with_columns(
         pl.col("headroom").fill_null(UNKNOWN)
     )
     unwinnable = set(suite.filter(pl.col("headroom") == NOT_WINNABLE)["task_id"])
 
+    of_name = {path.stem: exhibits.caption(_text(path), path.stem) for path in captions}
     frames = {path.stem: exhibits.read_table(path) for path in tables}
+
+    def caption(name: str) -> exhibits.Caption:
+        return of_name.get(name) or exhibits.caption("", name)
+
     page = {
         "headlines": headlines(picks, unwinnable, settings),
         "further": [
@@ -76,8 +82,8 @@ def run(
         ],
         "facts": account.facts(configuration, drawn, notes),
         "cautions": account.cautions(drawn, notes, frames),
-        "tables": [exhibits.table(name, frame, _caption(captions, name), unwinnable) for name, frame in frames.items()],
-        "figures": [exhibits.figure(path.stem, _text(path), _caption(captions, path.stem)) for path in figures],
+        "tables": [exhibits.table(name, frame, caption(name), unwinnable) for name, frame in frames.items()],
+        "figures": [exhibits.figure(path.stem, _text(path), caption(path.stem)) for path in figures],
         "n_samples": drawn.height,
         "configuration": config.read_text(),
     }
@@ -120,11 +126,6 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
-
-
-def _caption(folder: Path, name: str) -> exhibits.Caption:
-    path = folder / f"{name}.rst"
-    return exhibits.caption(_text(path) if path.exists() else "", name)
 
 
 def _configuration(path: Path) -> dict[str, Any]:
