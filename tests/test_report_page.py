@@ -162,7 +162,9 @@ def data_of(page: Path) -> dict[str, Any]:
 
 def test_page_says_what_came_out_and_what_was_run(page: Path) -> None:
     text = page.read_text()
-    assert "surprisal-guided and surprisal-guided-top3: 0.50" in text  # task 12 of 12 and 14, under both seeds
+    assert (
+        "surprisal-guided and surprisal-guided-top3 lead: 0.50 of their picks are confidently faster" in text
+    )  # task 12 of 12 and 14, under both seeds
     assert "On 1 of the 2 tasks there is nothing to be won" in text
     assert "Training reward was measured with the evaluator of its time (older)" in text
     for fact in (
@@ -251,14 +253,20 @@ def test_no_confident_success_is_said_first() -> None:
 def test_oracle_leads_nothing() -> None:
     found = headlines(picks(best_correct=[1.0] * 5, random_correct=[1.0, 0, 0, 0, 0]), set(), SETTINGS)[0]
     assert found.leader == "random-correct"
-    assert found.lead.startswith("random-correct: 0.20 (95 % interval ")
+    assert (
+        found.lead
+        == "random-correct leads: 0.20 of its picks are confidently faster than the reference, but no difference is significant."
+    )
+    assert found.sentences[0].startswith("fast_1_confident is 0.20 (95 % interval ")
 
 
 def test_difference_is_significant_over_enough_tasks_only() -> None:
     over_nine = picks(surprisal_guided=[1.0] * 9, random_correct=[0.0] * 9, confidence_guided=[1.0] * 8 + [0.0])
     found = headlines(over_nine, set(), SETTINGS)[0]
-    assert "That is significantly more than random-correct." in found.sentences
+    assert "That is significantly more than random-correct reaches." in found.sentences
     assert "The difference from confidence-guided is not significant." in found.sentences
+    clear = headlines(over_nine.filter(pl.col("strategy") != "confidence-guided"), set(), SETTINGS)[0]
+    assert clear.lead.endswith("significantly more than with any other strategy.")
     found = headlines(picks(surprisal_guided=[1.0] * 5, random_correct=[0.0] * 5), {0, 1, 99}, SETTINGS)[0]
     assert "The difference from random-correct is not significant." in found.sentences
     assert "Over 5 tasks no difference could be: the least p-value of a paired test is 0.062." in found.sentences
@@ -427,8 +435,13 @@ class Visit:
         self.page.goto(page.as_uri())
         self.page.wait_for_selector("html[data-ready]", timeout=20_000)
 
-    def rows(self) -> list[str]:
-        return self.page.locator("#rows tbody tr").all_inner_texts()
+    def has_rows(self, count: int) -> None:
+        """Wait until the explorer has so many rows."""
+        self.page.wait_for_function(f"document.querySelectorAll('#rows tbody tr').length === {count}", timeout=5000)
+
+    def begins_with(self, table: str, text: str) -> None:
+        """Wait until the first row of a table contains `text`."""
+        self.page.locator(f"{table} tbody tr:first-child", has_text=text).wait_for(timeout=5000)
 
 
 @pytest.fixture(scope="module")
@@ -450,20 +463,20 @@ def visit(browser: Any, page: Path) -> Iterator[Visit]:
 
 @in_browser
 def test_search_and_filters_narrow_the_rows(visit: Visit) -> None:
-    assert len(visit.rows()) == 8
+    visit.has_rows(8)
     visit.page.fill("#samples input[type=search]", "unsqueeze")
-    assert len(visit.rows()) == 2
+    visit.has_rows(2)
     visit.page.fill("#samples input[type=search]", "")
     visit.page.click("button:has-text('Filter')")
     for value in ("runtime_error", "43"):
         visit.page.click(f".dtsp-searchPane tr:has-text('{value}')")
     visit.page.keyboard.press("Escape")
-    assert len(visit.rows()) == 1
-    assert "runtime_error" in visit.rows()[0]
+    visit.has_rows(1)
+    visit.begins_with("#rows", "runtime_error")
     visit.page.click("button:has-text('Filter')")
     visit.page.click(".dtsp-clearAll")
     visit.page.click(".dtsp-searchPane tr:has-text('confidence-guided')")
-    assert len(visit.rows()) == 4  # one a task and seed
+    visit.has_rows(4)  # one a task and seed
 
 
 @in_browser
@@ -492,14 +505,13 @@ def test_chosen_row_shows_its_code_beside_the_reference(visit: Visit) -> None:
 def test_rows_and_tables_sort(visit: Visit) -> None:
     header = visit.page.locator("#rows thead th", has_text="surprisal")
     header.click()
-    assert "0.5" in visit.rows()[0]
+    visit.begins_with("#rows", "0.5")
     header.click()
-    assert "20" in visit.rows()[0]
+    visit.begins_with("#rows", "20")
     visit.page.click("#table3 summary")
     visit.page.locator("#table3 thead th", has_text="fast_1").click()
-    first = visit.page.locator("#table3 tbody tr").first.inner_text()
-    assert first.startswith("14 ⊘")
-    assert HANDLER in first
+    visit.begins_with("#table3", "14 ⊘")
+    visit.begins_with("#table3", HANDLER)
 
 
 @in_browser

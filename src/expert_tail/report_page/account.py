@@ -17,6 +17,17 @@ class Fact:
     text: str
 
 
+def summary(config: dict[str, Any], evaluations: pl.DataFrame) -> str:
+    """What was run, in one line."""
+    parts = [
+        f"{config['policy']['name']} after {_count(config['rlvr']['steps'], 'training step')}",
+        f"{_count(evaluations['task_id'].n_unique(), 'task')}, K = {config['sampling']['k']} samples each",
+        f"seeds {_list(evaluations['seed'])}",
+        f"{config['evaluator']['protocol']} timing on {_list(evaluations['hardware'])}",
+    ]
+    return " \N{MIDDLE DOT} ".join(parts)
+
+
 def facts(config: dict[str, Any], evaluations: pl.DataFrame, notes: Notes) -> list[Fact]:
     """What was run. `evaluations` has subset, task_id, seed, hardware, sandbox, evaluator, measured_at."""
     policy, rlvr, sampling, evaluator = (config[name] for name in ("policy", "rlvr", "sampling", "evaluator"))

@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -30,6 +30,12 @@ class Headline:
     leader: str | None  # the strategy to name first; None where none has a confident success
 
 
+@dataclass(frozen=True)
+class Comparison:
+    beaten: Literal["all", "some", "none"]  # of the other strategies, significantly
+    sentences: list[str]
+
+
 def headlines(picks: pl.DataFrame, unwinnable: set[int], settings: AggregateSettings) -> list[Headline]:
     """One for each subset, in the order in which subsets come in `picks`. `unwinnable`: tasks with nothing to be won."""
     table = tables.strategies(picks, settings)
@@ -44,28 +50,40 @@ def _headline(
 ) -> Headline:
     rows = table.filter(pl.col("subset") == subset).to_dicts()
     contenders = [row for row in rows if row["strategy"] != ORACLE]
+    tasks = set(picks["task_id"].unique())
+    lost = len(tasks & unwinnable)
+    of_tasks = (
+        [f"On {lost} of the {len(tasks)} tasks there is nothing to be won, whatever is selected."] if lost else []
+    )
     if not contenders:
-        return Headline(subset, "No strategy but the oracle was asked to choose.", [], rows, None)
-    confident, fast = (best_of(contenders, metric) for metric in ("fast_1_confident", "fast_1"))
-    by_points = _of_point_estimates(fast, settings.confidence)
-    if confident[0]["fast_1_confident"] == 0:
+        return Headline(subset, "No strategy but the oracle was asked to choose.", of_tasks, rows, None)
+    best = best_of(contenders, "fast_1_confident")
+    if best[0]["fast_1_confident"] == 0:
         lead = "No strategy picked code that is confidently faster than the reference, on any task."
         oracle = next((row for row in rows if row["strategy"] == ORACLE), None)
         sentences = [_OF_ORACLE] if oracle and oracle["fast_1_confident"] == 0 else []
-        sentences.append(by_points)
-        if fast[0]["fast_1"] > 0:
-            sentences += _of_differences(picks, "fast_1", fast, contenders, settings.confidence)
-    else:
-        rate = _rate(confident[0], "fast_1_confident", settings.confidence)
-        lead = f"{_names(confident)}: {rate} of the picks are confidently faster than the reference."
-        sentences = _of_differences(picks, "fast_1_confident", confident, contenders, settings.confidence)
-        sentences.append(by_points)
-    tasks = set(picks["task_id"].unique())
-    if lost := len(tasks & unwinnable):
-        sentences.append(f"On {lost} of the {len(tasks)} tasks there is nothing to be won, whatever is selected.")
-    return Headline(
-        subset, lead, sentences, rows, confident[0]["strategy"] if confident[0]["fast_1_confident"] else None
-    )
+        best = best_of(contenders, "fast_1")
+        if best[0]["fast_1"] == 0:
+            sentences.append("By the point estimates alone (fast_1) none is faster, either.")
+        else:
+            verb = "lead" if len(best) > 1 else "leads"
+            rate = _rate(best[0], "fast_1", settings.confidence)
+            sentences.append(f"By the point estimates alone (fast_1) {_names(best)} {verb}, with {rate}.")
+            sentences += compared(picks, "fast_1", best, contenders, settings.confidence).sentences
+        return Headline(subset, lead, sentences + of_tasks, rows, None)
+    found = compared(picks, "fast_1_confident", best, contenders, settings.confidence)
+    sentences = [
+        f"fast_1_confident is {_rate(best[0], 'fast_1_confident', settings.confidence)}; by point estimates alone, "
+        f"fast_1 is {_rate(best[0], 'fast_1', settings.confidence)}."
+    ]
+    rate, plural = f"{best[0]['fast_1_confident']:.2f}", len(best) > 1
+    lead = f"{_names(best)} {'lead' if plural else 'leads'}: {rate} of {'their' if plural else 'its'} picks are"
+    lead += " confidently faster than the reference"
+    lead += {
+        "all": ", significantly more than with any other strategy",
+        "none": ", but no difference is significant",
+    }.get(found.beaten, "")
+    return Headline(subset, f"{lead}.", sentences + found.sentences + of_tasks, rows, best[0]["strategy"])
 
 
 def best_of(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
@@ -97,43 +115,29 @@ def holm(p_values: list[float]) -> list[float]:
     return adjusted
 
 
-def _of_point_estimates(best: list[dict[str, Any]], confidence: float) -> str:
-    if best[0]["fast_1"] == 0:
-        return "By point estimates (fast_1) none is faster, either."
-    verb = "lead" if len(best) > 1 else "leads"
-    return (
-        f"By the point estimates alone (fast_1) {_names(best)} {verb}, with {_rate(best[0], 'fast_1', confidence)}; what "
-        "fast_1 has beyond fast_1_confident may be noise of the measurement."
-    )
-
-
-def _of_differences(
+def compared(
     picks: pl.DataFrame, metric: str, best: list[dict[str, Any]], contenders: list[dict[str, Any]], confidence: float
-) -> list[str]:
-    """Which of the contenders the best are significantly better than, by paired tests over tasks, Holm's correction applied."""
+) -> Comparison:
+    """Which contenders the best are significantly better than, by paired tests over tasks, corrected by Holm's method."""
     leader = best[0]["strategy"]
     others = [row["strategy"] for row in contenders if row not in best]
     if not others:
-        return [
-            "All strategies reach the same." if len(contenders) > 1 else "There is no other strategy to compare with."
-        ]
+        return Comparison("none", ["All strategies reach the same."] if len(contenders) > 1 else [])
     by_task = picks.group_by("strategy", "task_id").agg(pl.col(metric).mean()).sort("task_id")
     values = {name: by_task.filter(pl.col("strategy") == name)[metric].to_numpy() for name in (leader, *others)}
     adjusted = holm([paired_p_value(values[leader], values[name]) for name in others])
     beaten = [name for name, p in zip(others, adjusted, strict=True) if p < 1 - confidence]
-    sentences = []
-    if beaten:
-        sentences.append(f"That is significantly more than {_joined(beaten)}.")
-    if len(beaten) < len(others):
-        rest = [name for name in others if name not in beaten]
-        sentences.append(f"The difference from {_joined(rest)} is not significant.")
-        n_tasks = len(values[leader])
-        least = 2 / 2**n_tasks
-        if least >= 1 - confidence:
-            sentences.append(
-                f"Over {n_tasks} tasks no difference could be: the least p-value of a paired test is {min(least, 1):.2g}."
-            )
-    return sentences
+    if len(beaten) == len(others):
+        return Comparison("all", [])
+    rest = [name for name in others if name not in beaten]
+    sentences = [f"That is significantly more than {_joined(beaten)} reaches."] if beaten else []
+    sentences.append(f"The difference from {_joined(rest)} is not significant.")
+    n_tasks = len(values[leader])
+    if (least := 2 / 2**n_tasks) >= 1 - confidence:
+        sentences.append(
+            f"Over {n_tasks} tasks no difference could be: the least p-value of a paired test is {min(least, 1):.2g}."
+        )
+    return Comparison("some" if beaten else "none", sentences)
 
 
 def _rate(row: dict[str, Any], metric: str, confidence: float) -> str:

@@ -80,6 +80,7 @@ def run(
             )
             if sentence
         ],
+        "summary": account.summary(configuration, drawn),
         "facts": account.facts(configuration, drawn, notes),
         "cautions": account.cautions(drawn, notes, frames),
         "tables": [exhibits.table(name, frame, caption(name), unwinnable) for name, frame in frames.items()],

@@ -38,9 +38,16 @@ const speedup = (row) => `${digits(row.speedup)} [${digits(row.speedup_low)}, ${
 const make = (tag, text, className = "") => Object.assign(document.createElement(tag), { textContent: text, className });
 const escaped = (value) => make("span", value).innerHTML;
 // What a cell shows is an element; filters show text of its value; sorting and searching go by the value.
-const shown = (build) => (value, type, row) => (type === "display" ? build(row) : type === "filters" ? escaped(value) : value);
+const shown = (build, order) => (value, type, row) =>
+  type === "display" ? build(row) : type === "filters" ? escaped(value) : type === "sort" && order ? order(row) : value;
 const column = (title, data, more = {}) => ({ title, data, render: shown((row) => make("span", row[data])), searchPanes: { show: false }, ...more });
 const pane = (title, data, more = {}) => column(title, data, { searchPanes: { show: true, orthogonal: "filters" }, ...more });
+const chooser = (row) => {
+  const button = Object.assign(make("button", task(row)), { type: "button", title: task(row) });
+  button.setAttribute("aria-controls", "detail");
+  if (isLost(row)) button.append(make("span", " ⊘", "mark"));
+  return button;
+};
 const number = { className: "number" }, rare = { className: "number rare" };
 
 const table = new DataTable("#rows", {
@@ -52,11 +59,14 @@ const table = new DataTable("#rows", {
   select: { style: "single", info: false, toggleable: false },
   language: { searchPanes: { collapse: { 0: "Filter", _: "Filter (%d active)" }, title: { 0: "No filter is active", _: "Active filters: %d" } } },
   layout: {
-    topStart: { buttons: [{ extend: "searchPanes", config: { cascadePanes: true, viewTotal: true, layout: "columns-3", collapse: false } }] },
+    topStart: { buttons: [{ extend: "searchPanes", config: { layout: "columns-3", collapse: false } }] },
     topEnd: { search: { text: "", placeholder: "search code, errors, tasks" } },
   },
   columns: [
-    pane("task", task, { render: shown((row) => { const button = make("button", task(row)); button.type = "button"; button.setAttribute("aria-controls", "detail"); return button; }) }),
+    pane("task", task, {
+      render: shown(chooser, (row) => row.task_id),
+      searchPanes: { show: true, orthogonal: { display: "filters", search: "filters", threshold: "filters", type: "type", sort: "sort" } },
+    }),
     pane("subset", "subset", { visible: false }),
     pane("seed", "seed", rare),
     column("count", "count", rare),
