@@ -36,6 +36,9 @@ rule report_page:
         logprobs=every("logprobs", CONFIG.compared_subsets),
         selections=every("selections", CONFIG.compared_subsets),
         headroom=headroom_of(CONFIG.compared_subsets if CONFIG.headroom.mark else []),
+        adaptation=[
+            file for run in CONFIG.adaptation.wanted for file in steps_of(run, ["rollouts.parquet", "evaluations.parquet"])
+        ],
         tables=REPORTED_TABLES,
         figures=REPORTED_FIGURES,
         captions=captions_of(REPORTED_TABLES + REPORTED_FIGURES),
@@ -53,5 +56,5 @@ rule report_page:
     shell:
         "expert-tail --log {log} report_page --config {input.config} --tasks {input.tasks} --rollouts {input.rollouts}"
         " --samples {input.samples} --evaluations {input.evaluations} --logprobs {input.logprobs}"
-        " --selections {input.selections} --headroom {input.headroom} --tables {input.tables} --figures {input.figures}"
-        " --captions {input.captions} --output {output} {params.aggregate}"
+        " --selections {input.selections} --headroom {input.headroom} --adaptation {input.adaptation}"
+        " --tables {input.tables} --figures {input.figures} --captions {input.captions} --output {output} {params.aggregate}"

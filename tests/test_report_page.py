@@ -64,6 +64,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in (42, 43):
         write_cell(folder, suite, seed)
     artifacts.write(folder / "rollouts.parquet", "rollouts", [], evaluator="older")
+    write_run(folder / "adapt" / "grpo-42", suite[12])
     verdicts = {12: "winnable", 14: "not winnable"}
     rows = [blank("headroom", task_id=i, verdict=verdict) for i, verdict in verdicts.items()]
     artifacts.write(folder / "headroom" / "subset1.parquet", "headroom", rows)
@@ -110,9 +111,26 @@ def write_cell(folder: Path, suite: dict[int, Any], seed: int) -> None:
     select(SelectSettings(), paths[0], paths[1], folder / "tasks.parquet", "subset1", paths[2])
 
 
+def write_run(folder: Path, task: Any) -> None:
+    """Two steps of adaptation to task 12: the reference three times, a faster body at step 1."""
+    for step, texts in enumerate(
+        (["return torch.diag(A) @ B"] * 2, ["return A[:, None] * B", "return torch.diag(A) @ B"])
+    ):
+        rollouts, verdicts = [], []
+        for i, text in enumerate(texts):
+            is_fast = "None" in text
+            key = {"step": step, "task_id": 12}
+            rollouts.append(blank("adapt_rollouts", **key, rollout=i, completion=text, token_ids=[1, 2, 3]))
+            timing = {"speedup": 4.0 if is_fast else 1.0, "speedup_low": 3.0 if is_fast else 0.9, "status": "correct"}
+            verdicts.append(blank("adapt_evaluations", **key, seed=42, sample=i, **timing))
+        artifacts.write(folder / f"step={step}" / "rollouts.parquet", "adapt_rollouts", rollouts)
+        artifacts.write(folder / f"step={step}" / "evaluations.parquet", "adapt_evaluations", verdicts)
+
+
 def arguments(world: Path, output: Path, **changed: list[Path]) -> list[str]:
     lists = {kind: sorted((world / kind).rglob("*.parquet")) for kind in ("samples", "evaluations", "logprobs")}
     lists |= {kind: sorted((world / kind).rglob("*.parquet")) for kind in ("selections", "headroom")}
+    lists["adaptation"] = sorted((world / "adapt").rglob("*.parquet"))
     lists |= {"tables": [world / "table3.csv", world / "statistics.json"], "captions": [world / "table3.rst"]}
     lists |= {"figures": [world / "figure3.svg", world / "figure4.svg"]} | changed
     flags = [f"--config={world / 'config.yaml'}", f"--tasks={world / 'tasks.parquet'}", f"--output={output}"]
@@ -214,7 +232,7 @@ def test_same_inputs_same_bytes(world: Path, page: Path, tmp_path: Path) -> None
 
 def test_page_of_samples_alone(world: Path, tmp_path: Path) -> None:
     output = tmp_path / "report.html"
-    nothing: dict[str, list[Path]] = {name: [] for name in ("tables", "figures", "captions", "headroom")}
+    nothing: dict[str, list[Path]] = {name: [] for name in ("tables", "figures", "captions", "headroom", "adaptation")}
     assert main(arguments(world, output, **nothing)) == 0
     assert "nothing to be won," not in output.read_text()
     assert {task["headroom"] for task in data_of(output)["tasks"].values()} == {"unknown"}
@@ -384,7 +402,7 @@ def test_number_is_right_to_three_digits(value: float) -> None:
 
 
 def test_rows_are_distinct_completions_with_their_count_and_pickers(page: Path) -> None:
-    rows = data_of(page)["rows"]
+    rows = [row for row in data_of(page)["rows"] if row["run"] is None]
     assert [(row["task_id"], row["seed"], row["count"]) for row in rows] == [
         *((12, 42, n) for n in (3, 1, 1)),
         *((12, 43, n) for n in (3, 1, 1)),
@@ -397,6 +415,18 @@ def test_rows_are_distinct_completions_with_their_count_and_pickers(page: Path) 
     assert fast["picked"] == ["best-correct", "surprisal-guided", "surprisal-guided-top3"]
     assert (fast["ceiling"], fast["is_confident"]) == (5.0, True)
     assert (failed["picked"], failed["speedup"], failed["error"]) == ([], None, HANDLER)
+
+
+def test_completions_of_adaptation_are_rows_with_the_step_that_had_them_first(page: Path) -> None:
+    rows = [row for row in data_of(page)["rows"] if row["run"] == "grpo-42"]
+    assert [(row["completion"], row["step"], row["sample"], row["count"]) for row in rows] == [
+        ("return torch.diag(A) @ B", 0, 0, 3),
+        ("return A[:, None] * B", 1, 0, 1),
+    ]
+    assert [(row["subset"], row["is_confident"], row["nll"], row["n_tokens"]) for row in rows] == [
+        ("subset1", False, None, 3),
+        ("subset1", True, None, 3),
+    ]
 
 
 def test_long_texts_are_cut() -> None:
@@ -463,7 +493,9 @@ def visit(browser: Any, page: Path) -> Iterator[Visit]:
 
 @in_browser
 def test_search_and_filters_narrow_the_rows(visit: Visit) -> None:
-    visit.has_rows(8)
+    visit.has_rows(10)  # eight of samples, two of adaptation
+    visit.page.fill("#samples input[type=search]", "grpo-42")
+    visit.has_rows(2)
     visit.page.fill("#samples input[type=search]", "unsqueeze")
     visit.has_rows(2)
     visit.page.fill("#samples input[type=search]", "")
@@ -505,9 +537,9 @@ def test_chosen_row_shows_its_code_beside_the_reference(visit: Visit) -> None:
 def test_rows_and_tables_sort(visit: Visit) -> None:
     header = visit.page.locator("#rows thead th", has_text="surprisal")
     header.click()
-    visit.begins_with("#rows", "0.5")
-    header.click()
     visit.begins_with("#rows", "20")
+    header.click()
+    visit.begins_with("#rows", "0.5")  # not the rollouts of adaptation, which have none
     visit.page.click("#table3 summary")
     visit.page.locator("#table3 thead th", has_text="fast_1").click()
     visit.begins_with("#table3", "14 ⊘")

@@ -206,6 +206,7 @@ STAGES = (
             "logprobs": "their log-probs",
             "selections": "their selections",
             "headroom": "headroom of the subsets, …/SUBSET.parquet, to mark tasks by",
+            "adaptation": "rollouts and evaluations of adaptation runs, …/RUN/step=N/NAME.parquet, for the explorer",
             "tables": "tables to show, in this order (CSV, or JSON)",
             "figures": "figures to show, in this order (SVG)",
             "captions": "their captions, NAME.rst (reStructuredText); one without a caption has its name",

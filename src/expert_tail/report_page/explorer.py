@@ -2,7 +2,8 @@
 
 `samples` has one row a sample: subset, task_id, seed, sample, completion, action, status, reason, error, speedup,
 speedup_low, speedup_high, kernel_ms, baseline_ms, roofline_ms, trials, nll, nll_mean, n_tokens, finish_reason.
-`selections` has subset, task_id, seed, strategy and samples (a list of indices).
+`selections` has subset, task_id, seed, strategy and samples (a list of indices). `rollouts`, of adaptation, has run and
+step beside the columns of `samples`, and no surprisal at temperature 1 (nll and nll_mean are null).
 """
 
 from typing import Any
@@ -17,21 +18,26 @@ from expert_tail.policy.action import candidate_source
 CELL = ["subset", "task_id", "seed"]
 _MEASURED = ["speedup", "speedup_low", "speedup_high", "kernel_ms", "baseline_ms", "roofline_ms", "trials"]
 _FIRST = ["action", "status", "reason", "error", *_MEASURED, "nll", "nll_mean", "n_tokens", "finish_reason"]
+_OF_CORRECT = [pl.when(pl.col("status") == "correct").then(name).alias(name) for name in _MEASURED[:3]]
 _LONGEST = 20_000  # characters of a text that are shown
 _PYTHON = PythonLexer(stripnl=False)
 _HTML = HtmlFormatter(nowrap=True)
 
 
-def content(samples: pl.DataFrame, selections: pl.DataFrame, tasks: pl.DataFrame) -> dict[str, Any]:
+def content(
+    samples: pl.DataFrame, selections: pl.DataFrame, rollouts: pl.DataFrame, tasks: pl.DataFrame
+) -> dict[str, Any]:
     """What the page's script gets: rows, the texts that rows refer to by index, and tasks by id.
 
     `tasks` has task_id, name, reference_source and headroom. Rows are one for each subset, task, seed and completion:
-    the same completion has the same candidate, verdict and surprisal, whatever its number. Texts are HTML, escaped.
+    the same completion has the same candidate, verdict and surprisal, whatever its number. Below them, one for each run
+    of adaptation, task and completion. Texts are HTML, escaped.
     """
     references = dict(tasks.select("task_id", "reference_source").rows())
     candidates: dict[str, int] = {}
     rows = []
-    for row in distinct(samples, selections).iter_rows(named=True):
+    of_samples, of_rollouts = distinct(samples, selections), first_seen(rollouts)
+    for row in (*of_samples.iter_rows(named=True), *of_rollouts.iter_rows(named=True)):
         source = candidate_source(references[row["task_id"]], row["completion"], row.pop("action"))
         row["candidate"] = candidates.setdefault(source, len(candidates))
         row["completion"] = _shortened(row["completion"])
@@ -73,11 +79,25 @@ def distinct(samples: pl.DataFrame, selections: pl.DataFrame) -> pl.DataFrame:
         .join(picks, on=[*CELL, "completion"], how="left")
         .with_columns(
             pl.col("picked").fill_null([]),
-            *(pl.when(pl.col("status") == "correct").then(name).alias(name) for name in _MEASURED[:3]),
+            *_OF_CORRECT,
+            run=pl.lit(None, dtype=pl.String),
+            step=pl.lit(None, dtype=pl.Int32),
         )
         .join(samples.select("subset").unique(maintain_order=True).with_row_index("place"), on="subset")
         .sort("place", "task_id", "seed", "sample")
         .drop("place")
+    )
+
+
+def first_seen(rollouts: pl.DataFrame) -> pl.DataFrame:
+    """One row per run, task and completion, as `distinct` has them: `count` rollouts, the first of which is that of `step`
+    and `sample`."""
+    return (
+        rollouts.sort("step", "sample")
+        .group_by("run", *CELL, "completion", maintain_order=True)
+        .agg(pl.len().alias("count"), pl.col("step", "sample", *_FIRST).first())
+        .with_columns(*_OF_CORRECT, picked=pl.lit([], dtype=pl.List(pl.String)))
+        .sort("run", "task_id", "step", "sample")
     )
 
 

@@ -29,6 +29,13 @@ _DATATABLES = Path(itables.__file__).parent / "html"  # the bundle that itables 
 _SAMPLES = [*KEYS, "completion", "candidate_sha256", "n_tokens", "finish_reason"]
 _EVALUATIONS = [*KEYS, "candidate_sha256", *artifacts.EVALUATION_COLUMNS]
 _PICKS = ["task_id", "seed", "strategy", "samples", "fast_1", "fast_1_confident", "speedup", "evaluations_used"]
+_ROLLOUTS = {"run": pl.String, "step": pl.Int32, "subset": pl.String, "task_id": pl.Int32, "seed": pl.Int64}
+_ROLLOUTS |= {"sample": pl.Int32, "completion": pl.String, "action": pl.String, "status": pl.String}
+_ROLLOUTS |= {"reason": pl.String, "error": pl.String, "n_tokens": pl.Int32, "trials": pl.Int32}
+_ROLLOUTS |= dict.fromkeys(
+    ["speedup", "speedup_low", "speedup_high", "kernel_ms", "baseline_ms", "roofline_ms"], pl.Float64
+)
+_ROLLOUTS |= {"nll": pl.Float64, "nll_mean": pl.Float64, "finish_reason": pl.String}
 
 
 def run(
@@ -41,6 +48,7 @@ def run(
     logprobs: list[Path],
     selections: list[Path],
     headroom: list[Path],
+    adaptation: list[Path],
     tables: list[Path],
     figures: list[Path],
     captions: list[Path],
@@ -50,18 +58,20 @@ def run(
 
     `config` is the run's whole configuration (YAML). The four lists of artifacts have one file per subset and seed,
     …/SUBSET/seed=N.parquet; the first subset is the one that the page begins with. `headroom` marks tasks, and may be
-    empty. `tables` (CSV, JSON) and `figures` (SVG) are shown in their order, with the caption of the same name
+    empty, like `adaptation`: rollouts and evaluations of the steps of runs, …/RUN/step=N/NAME.parquet. `tables` (CSV, JSON) and `figures` (SVG) are shown in their order, with the caption of the same name
     (reStructuredText), if there is one. Raises `ArtifactError` or `UserError` where a file is missing, damaged or does not fit.
     """
     configuration = _configuration(config)
     drawn, picks, notes = _load_cells(samples, evaluations, logprobs, selections)
     notes.append(("rollouts", artifacts.notes(rollouts)))
-    suite = load(tasks, "tasks", ["task_id", "name", "reference_source"])
+    suite = load(tasks, "tasks", ["task_id", "name", "reference_source", "split"])
     suite = suite.unique("task_id", keep="first", maintain_order=True)
     refuse(drawn.join(suite, on="task_id", how="anti"), ["task_id"], f"{tasks} lacks", f"; {AGAIN}")
     suite = suite.join(_verdicts(headroom), on="task_id", how="left", maintain_order="left").with_columns(
         pl.col("headroom").fill_null(UNKNOWN)
     )
+    adapted = _load_adaptation(adaptation, suite, configuration["prompt"]["action"])
+    refuse(adapted.join(suite, on="task_id", how="anti"), ["task_id"], f"{tasks} lacks", f"; {AGAIN}")
     unwinnable = set(suite.filter(pl.col("headroom") == NOT_WINNABLE)["task_id"])
 
     of_name = {path.stem: exhibits.caption(_text(path), path.stem) for path in captions}
@@ -86,10 +96,11 @@ def run(
         "tables": [exhibits.table(name, frame, caption(name), unwinnable) for name, frame in frames.items()],
         "figures": [exhibits.figure(path.stem, _text(path), caption(path.stem)) for path in figures],
         "n_samples": drawn.height,
+        "n_rollouts": adapted.height,
         "configuration": config.read_text(),
     }
     with replacing(output) as temporary:
-        temporary.write_text(render(page, explorer.content(drawn, picks, suite)), encoding="utf-8")
+        temporary.write_text(render(page, explorer.content(drawn, picks, adapted, suite)), encoding="utf-8")
     log(
         f"report_page: {len(tables)} tables, {len(figures)} figures and {drawn.height} samples -> {output} "
         f"({output.stat().st_size / 1e6:.1f} MB)"
@@ -179,6 +190,26 @@ def _load_cell(subset: str, samples: Path, evaluations: Path, logprobs: Path) ->
     return joined.select(
         pl.lit(subset).alias("subset"), pl.exclude("candidate_sha256", "evaluated"), pl.lit(action).alias("action")
     )
+
+
+def _load_adaptation(paths: list[Path], suite: pl.DataFrame, action: str) -> pl.DataFrame:
+    """The rollouts of adaptation runs with their verdicts, as `explorer` takes them."""
+    frames = [pl.DataFrame(schema=_ROLLOUTS)]
+    for path in sorted(path for path in paths if path.name == "rollouts.parquet"):
+        verdicts = path.with_name("evaluations.parquet")
+        if verdicts not in paths:
+            raise UserError(f"{path} was given without {verdicts}; give both")
+        drawn = load(path, "adapt_rollouts", ["step", "task_id", "rollout", "completion", "token_ids"])
+        drawn = drawn.rename({"rollout": "sample"}).with_columns(n_tokens=pl.col("token_ids").list.len().cast(pl.Int32))
+        found = load(verdicts, "adapt_evaluations", [*KEYS, *artifacts.EVALUATION_COLUMNS])
+        joined = drawn.join(found, on=["task_id", "sample"], how="left").join(suite, on="task_id", how="left")
+        refuse(joined.filter(pl.col("status").is_null()), ["task_id", "sample"], f"{verdicts} lacks", f"; {AGAIN}")
+        known = {"run": path.parents[1].name, "action": action, "nll": None, "nll_mean": None, "finish_reason": None}
+        joined = joined.rename({"split": "subset"}).with_columns(
+            **{name: pl.lit(value) for name, value in known.items()}
+        )
+        frames.append(joined.select(pl.col(name).cast(kind) for name, kind in _ROLLOUTS.items()))
+    return pl.concat(frames)
 
 
 def _places(paths: list[Path]) -> dict[tuple[str, int], Path]:

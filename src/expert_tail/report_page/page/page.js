@@ -31,7 +31,7 @@ opened();
 const digits = (value) => (value === null ? "–" : Number(value.toPrecision(3)).toString());
 const faster = (row) => row.is_confident ? "confidently" : row.speedup > 1 ? "within noise" : "no";
 const colour = (row) => row.status !== "correct" ? "bad" : row.is_confident ? "good" : "";
-const task = (row) => `${row.task_id} ${tasks[row.task_id].name}`;
+const task = (row) => `${String(row.task_id).padStart(3)} ${tasks[row.task_id].name}`; // padded, so that filters are in order
 const isLost = (row) => tasks[row.task_id].headroom === "not winnable";
 const speedup = (row) => `${digits(row.speedup)} [${digits(row.speedup_low)}, ${digits(row.speedup_high)}]`;
 
@@ -43,12 +43,17 @@ const shown = (build, order) => (value, type, row) =>
 const column = (title, data, more = {}) => ({ title, data, render: shown((row) => make("span", row[data])), searchPanes: { show: false }, ...more });
 const pane = (title, data, more = {}) => column(title, data, { searchPanes: { show: true, orthogonal: "filters" }, ...more });
 const chooser = (row) => {
-  const button = Object.assign(make("button", task(row)), { type: "button", title: task(row) });
+  const button = Object.assign(make("button", isLost(row) ? task(row).replace(/(\d) /, "$1 ⊘ ") : task(row)), { type: "button", title: task(row) });
   button.setAttribute("aria-controls", "detail");
-  if (isLost(row)) button.append(make("span", " ⊘", "mark"));
   return button;
 };
 const number = { className: "number" }, rare = { className: "number rare" };
+
+// Numbers that may be missing: those that are not there come last, in either order.
+const missingLast = (sign) => (a, b) => (a === null) - (b === null) || sign * (a - b);
+DataTable.ext.type.order["measured-asc"] = missingLast(1);
+DataTable.ext.type.order["measured-desc"] = missingLast(-1);
+const measured = { type: "measured", orderSequence: ["desc", "asc", ""] };
 
 const table = new DataTable("#rows", {
   data: rows,
@@ -59,24 +64,23 @@ const table = new DataTable("#rows", {
   select: { style: "single", info: false, toggleable: false },
   language: { searchPanes: { collapse: { 0: "Filter", _: "Filter (%d active)" }, title: { 0: "No filter is active", _: "Active filters: %d" } } },
   layout: {
-    topStart: { buttons: [{ extend: "searchPanes", config: { layout: "columns-3", collapse: false } }] },
+    topStart: { buttons: [{ extend: "searchPanes", config: { layout: "columns-3", collapse: false, orderable: false, dtOpts: { scrollY: "9.5rem" } } }] },
     topEnd: { search: { text: "", placeholder: "search code, errors, tasks" } },
   },
   columns: [
-    pane("task", task, {
-      render: shown(chooser, (row) => row.task_id),
-      searchPanes: { show: true, orthogonal: { display: "filters", search: "filters", threshold: "filters", type: "type", sort: "sort" } },
-    }),
+    pane("task", task, { render: shown(chooser, (row) => row.task_id) }),
     pane("subset", "subset", { visible: false }),
+    pane("from", (row) => row.run ?? "samples", { visible: false }),
     pane("seed", "seed", rare),
     column("count", "count", rare),
     pane("status", "status", { render: shown((row) => make("span", row.status, colour(row))) }),
     pane("faster", faster, { visible: false }),
-    column("speedup", "speedup", { ...number, render: shown((row) => (row.speedup === null ? "–" : digits(row.speedup))) }),
-    column("surprisal", "nll", { ...number, render: shown((row) => digits(row.nll)) }),
-    column("per token", "nll_mean", { className: "number rarer", render: shown((row) => digits(row.nll_mean)) }),
-    pane("picked by", "picked", {
+    column("speedup", "speedup", { ...number, ...measured, render: shown((row) => (row.speedup === null ? "–" : digits(row.speedup))) }),
+    column("surprisal", "nll", { ...number, ...measured, render: shown((row) => digits(row.nll)) }),
+    column("per token", "nll_mean", { className: "number rarer", ...measured, render: shown((row) => digits(row.nll_mean)) }),
+    pane("picks", "picked", {
       ...rare,
+      searchPanes: { show: true, orthogonal: "filters", header: "picked by" },
       render: (picked, type) => ({ display: make("span", picked.length || ""), filters: picked.map(escaped), sort: picked.length })[type] ?? picked.join(" "),
     }),
     pane("to be won", (row) => tasks[row.task_id].headroom, { visible: false }),
@@ -87,7 +91,7 @@ const table = new DataTable("#rows", {
 function show(row) {
   const part = element("sample").content.cloneNode(true);
   const texts = {
-    title: `${task(row)}, seed ${row.seed}, sample ${row.sample}`,
+    title: `${task(row)}, seed ${row.seed}, ${row.run ? `${row.run} step ${row.step}, rollout` : "sample"} ${row.sample}`,
     status: row.status === "correct" ? { confidently: "correct, confidently faster", "within noise": "correct, faster within noise", no: "correct, not faster" }[faster(row)] : row.status,
     reason: row.reason || "",
     picked: row.picked.join(", "),
@@ -102,11 +106,11 @@ function show(row) {
   part.querySelector("[data-code=candidate]").innerHTML = candidates[row.candidate];
   part.querySelector("[data-code=reference]").innerHTML = tasks[row.task_id].reference;
   const numbers = {
-    "surprisal, nats": digits(row.nll), "per token": digits(row.nll_mean), tokens: row.n_tokens, ended: row.finish_reason,
+    "surprisal, nats": digits(row.nll), "per token": digits(row.nll_mean), tokens: row.n_tokens, "ended by": row.finish_reason ?? "–",
     "kernel, ms": digits(row.kernel_ms), "baseline, ms": digits(row.baseline_ms), "ceiling of speedup": digits(row.ceiling),
-    "timed pairs": row.trials ?? "–", "samples alike": row.count, subset: row.subset,
+    "timed pairs": row.trials || "–", [row.run ? "rollouts alike" : "samples alike"]: row.count, subset: row.subset,
   };
-  for (const [term, value] of Object.entries(numbers)) {
+  for (const [term, value] of Object.entries(numbers).filter(([, value]) => value !== "–")) {
     const cell = document.createElement("div");
     cell.append(make("dt", term), make("dd", value));
     part.querySelector(".numbers").append(cell);
