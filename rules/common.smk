@@ -80,3 +80,9 @@ def start_of(run):
 def samples_for(run, kind="samples"):
     """The Best-of-N samples that a run is probed with, or their evaluations."""
     return f"artifacts/{kind}/{CONFIG.subset_of(run)}/seed={CONFIG.probe_seed}.parquet"
+
+
+def captions_of(files):
+    """The captions that there are for these tables and figures."""
+    found = [Path(workflow.basedir) / "report" / f"{Path(file).stem}.rst" for file in files]
+    return [os.path.relpath(caption) for caption in found if caption.exists()]

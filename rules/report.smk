@@ -20,12 +20,6 @@ REPORTED_FIGURES = [
 ]
 
 
-def captions_of(files):
-    """The captions that there are for these tables and figures."""
-    found = [Path(workflow.basedir) / "report" / f"{Path(file).stem}.rst" for file in files]
-    return [os.path.relpath(caption) for caption in found if caption.exists()]
-
-
 rule report_page:
     input:
         config="results/config.yaml",
@@ -37,7 +31,9 @@ rule report_page:
         selections=every("selections", CONFIG.compared_subsets),
         headroom=headroom_of(CONFIG.compared_subsets if CONFIG.headroom.mark else []),
         adaptation=[
-            file for run in CONFIG.adaptation.wanted for file in steps_of(run, ["rollouts.parquet", "evaluations.parquet"])
+            file
+            for run in CONFIG.adaptation.wanted
+            for file in steps_of(run, ["rollouts.parquet", "evaluations.parquet"])
         ],
         tables=REPORTED_TABLES,
         figures=REPORTED_FIGURES,
