@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SNAKEMAKE := snakemake --cores all
 
-.PHONY: table3 all test lint install report clean
+.PHONY: table3 all test lint install report snakemake-report clean
 
 table3: install
 	$(SNAKEMAKE) results/table3.csv
@@ -16,7 +16,10 @@ table3: install
 all: install
 	$(SNAKEMAKE)
 
-report: all
+report: install
+	$(SNAKEMAKE) results/report.html
+
+snakemake-report: all
 	$(SNAKEMAKE) --report results/report.zip
 
 test: install

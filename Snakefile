@@ -27,6 +27,7 @@ include: "rules/adapt.smk"
 include: "rules/probes.smk"
 include: "rules/results.smk"
 include: "rules/budget.smk"
+include: "rules/report.smk"
 
 
 localrules:
@@ -46,3 +47,4 @@ rule all:
         rules.null_audit.output,
         rules.headroom.output,
         rules.record_config.output,
+        rules.report_page.output,

@@ -64,7 +64,7 @@ rule selection_sensitivity:
         base=every("logprobs_base", COMPARED),
         probes=[
             f"artifacts/probes/{run}/step={CONFIG.adaptation.runs[run].steps}.parquet"
-            for run in CONFIG.probes.runs
+            for run in CONFIG.probed_runs
             if CONFIG.subset_of(run) in COMPARED and CONFIG.probe_seed in CONFIG.sampling.seeds
         ],
     output:
@@ -95,7 +95,7 @@ rule pareto:
         samples=every("samples", COMPARED),
         evaluations=every("evaluations", COMPARED),
         logprobs=every("logprobs", COMPARED),
-        runs=[file for run in CONFIG.adaptation.wanted for file in files_of_run(run)],
+        runs=[file for run in CONFIG.runs for file in files_of_run(run)],
     output:
         report("results/pareto.csv", caption="../report/pareto.rst", category="Tables"),
         report("results/figure_pareto.svg", caption="../report/figure_pareto.rst", category="Figures"),
@@ -111,7 +111,7 @@ rule pareto:
         aggregate=flags("aggregate"),
         comparison=flags("comparison"),
         select=flags("select"),
-        adaptation=flags("adaptation"),
+        adaptation=RUNS.flags("adaptation"),
     shell:
         "expert-tail --log {log} pareto --samples {input.samples} --evaluations {input.evaluations}"
         " --logprobs {input.logprobs} --runs artifacts/adapt --output results"

@@ -224,6 +224,28 @@ STAGES = (
         paths={"runs": "folder that holds the adaptation runs", "output": "folder for pareto.csv and figure_pareto"},
         lists={"samples": "samples to read, …/SUBSET/seed=N.parquet", **_SCORED},
     ),
+    Stage(
+        "report_page",
+        "one HTML file that says what was run and what came out, with figures, tables and every sample",
+        sections={"settings": ("aggregate", "expert_tail.aggregate.settings:AggregateSettings")},
+        paths={
+            "config": "the run's configuration (YAML), as in results/config.yaml",
+            **_TASKS,
+            "rollouts": "training rollouts, for how they were made",
+            "output": "page to write (HTML)",
+        },
+        lists={
+            "samples": "samples to read, …/SUBSET/seed=N.parquet; the first subset is the headline's",
+            "evaluations": "their evaluations",
+            "logprobs": "their log-probs",
+            "selections": "their selections",
+            "headroom": "headroom of the subsets, …/SUBSET.parquet, to mark tasks by",
+            "adaptation": "rollouts and evaluations of adaptation runs, …/RUN/step=N/NAME.parquet, for the explorer",
+            "tables": "tables to show, in this order (CSV, or JSON)",
+            "figures": "figures to show, in this order (SVG)",
+            "captions": "their captions, NAME.rst (reStructuredText); one without a caption has its name",
+        },
+    ),
 )
 
 
