@@ -4,6 +4,7 @@ Read figure 6 of arXiv 2602.07670 with care: there, "bottom quartile" can mean t
 sample's lowest token log-probs. Both are here: the set `bottom_quartile`, and the surprisal `tail`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,14 @@ COLUMNS = [
 ]
 
 
-def probe(run: str, step: int, samples: pl.DataFrame, settings: AggregateSettings) -> list[Row]:
+def probe(
+    run: str,
+    step: int,
+    samples: pl.DataFrame,
+    settings: AggregateSettings,
+    sets: Sequence[str] = SETS,
+    kinds: Sequence[str] = tuple(SURPRISAL),
+) -> list[Row]:
     """Rows of one checkpoint, one for each set of samples and kind of surprisal.
 
     `samples` has task_id, candidate_sha256, status, speedup, nll, nll_mean, nll_tail. A sample that is not correct has
@@ -34,7 +42,7 @@ def probe(run: str, step: int, samples: pl.DataFrame, settings: AggregateSetting
         speedup=pl.when(pl.col("status") == "correct").then("speedup").otherwise(0.0),
         candidate=pl.struct("task_id", "candidate_sha256").rank("dense").cast(pl.Int64),
     )
-    return [_row(run, step, which, kind, samples, settings) for which in SETS for kind in SURPRISAL]
+    return [_row(run, step, which, kind, samples, settings) for which in sets for kind in kinds]
 
 
 def _row(run: str, step: int, which: str, kind: str, samples: pl.DataFrame, settings: AggregateSettings) -> Row:
