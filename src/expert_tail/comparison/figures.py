@@ -23,6 +23,7 @@ _PANELS = {  # set and kind of surprisal: title
     ("bottom_quartile", "sum"): "quarter of highest surprisal",
     ("all", "tail"): "all, by their least likely tokens",
 }
+_NEAR = 0.05  # points of figure 7 that are closer share a label
 
 
 def trajectories(runs: Sequence[Adapted]) -> Figure:
@@ -33,14 +34,15 @@ def trajectories(runs: Sequence[Adapted]) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 1.55 * len(shown) + 1.0), layout="constrained")
         axes = figure.subplots(len(shown), 2, squeeze=False, sharex=True, sharey="col")
+        seeds = sorted({one.run.seed for family in shown for one in family})
+        colours = {seed: COLOURS[i % len(COLOURS)] for i, seed in enumerate(seeds)}
         for (left, right), family in zip(axes, shown, strict=True):
             for axis, metric in ((left, FAST[0]), (right, FAST[1])):
-                for colour, one in zip(COLOURS, family, strict=False):
-                    _trajectory(axis, one, metric, colour)
+                for one in family:
+                    _trajectory(axis, one, metric, colours[one.run.seed])
                 axis.xaxis.set_major_locator(MaxNLocator(integer=True))
                 axis.yaxis.set_major_locator(MaxNLocator(4))
                 axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
-                axis.set_ylim(bottom=0)
                 axis.grid(axis="y", color="#E4E4E4", linewidth=0.7)
             title = f"{family_label(names_of(family))} on {family[0].run.subset}"
             left.set_title(title, loc="left", fontsize=8.5)
@@ -48,12 +50,18 @@ def trajectories(runs: Sequence[Adapted]) -> Figure:
             axis.annotate(
                 TITLES[metric], (0, 1), (0, 20), xycoords="axes fraction", textcoords="offset points", fontsize=9.5
             )
-            highest = max(axis.get_ylim()[1], 0.1)
-            axis.set_ylim(0, min(highest, 1.02))
+            highest = max(
+                row[f"{kind}{metric}"] or 0
+                for family in shown
+                for one in family
+                for row in one.rows
+                for kind in ("", "fresh_")
+            )
+            axis.set_ylim(0, max(1.12 * highest, 0.1))
         for axis in axes[-1]:
             axis.set_xlabel("step: updates made")
         figure.legend(
-            handles=_trajectory_marks(shown), loc="outside lower center", ncols=3, frameon=False, fontsize=7.5
+            handles=_trajectory_marks(shown, colours), loc="outside lower center", ncols=3, frameon=False, fontsize=7.5
         )
         return figure
 
@@ -69,16 +77,9 @@ def _trajectory(axis: Axes, one: Adapted, metric: str, colour: str) -> None:
     axis.plot([steps[best]], [scores[best]], color=colour, linestyle="none", clip_on=False, **star)
 
 
-def _trajectory_marks(shown: list[list[Adapted]]) -> list[Line2D]:
-    most = max(shown, key=len)
-    marks = [
-        Line2D([], [], color=colour, marker="o", markersize=3, label=f"{'first ' * (i == 0)}seed {one.run.seed}")
-        for i, (colour, one) in enumerate(zip(COLOURS, most, strict=False))
-    ]
-    if len(most) == 1:
-        marks = [
-            Line2D([], [], color=COLOURS[0], marker="o", markersize=3, label="rollouts that the update is made from")
-        ]
+def _trajectory_marks(shown: list[list[Adapted]], colours: dict[int, str]) -> list[Line2D]:
+    style: Any = {"marker": "o", "markersize": 3}
+    marks = [Line2D([], [], color=colour, label=f"seed {seed}", **style) for seed, colour in colours.items()]
     label = "chosen by Best-of-Adaptation (fast_1)"
     marks.append(Line2D([], [], color=INK, marker="*", markersize=9, linestyle="none", label=label))
     if any(one.fresh for family in shown for one in family):
@@ -98,7 +99,7 @@ def correlation(probed: pl.DataFrame, confidence: float) -> Figure:
             for axis, ((which, kind), title) in zip(row, _PANELS.items(), strict=True):
                 chosen = (pl.col("run") == run) & (pl.col("set") == which) & (pl.col("surprisal") == kind)
                 _rho(axis, probed.filter(chosen).sort("step"))
-                axis.set_title(title, loc="left", fontsize=8.5)
+                axis.set_title(title, loc="left", fontsize=8.5, pad=16)
             row[0].set_ylabel(f"Spearman's \N{GREEK SMALL LETTER RHO}\n{run}")
         for axis in axes[-1]:
             axis.set_xlabel("step: updates made")
@@ -130,7 +131,7 @@ def _rho(axis: Axes, rows: pl.DataFrame) -> None:
     )
     axis.vlines(step, found["rho_low"], found["rho_high"], color=VERMILLION, linewidth=1, alpha=0.7)
     axis.plot(step, found["rho"], "o-", color=VERMILLION, markersize=4, linewidth=1.5)
-    axis.annotate(f"{found['n_samples'][0]} samples, {found['n_candidates'][0]} candidates", (0.04, 0.04), **text)
+    axis.annotate(f"{found['n_samples'][0]} samples, {found['n_candidates'][0]} candidates", (0, 1.03), **text)
 
 
 def regime(table: pl.DataFrame) -> Figure:
@@ -139,11 +140,11 @@ def regime(table: pl.DataFrame) -> Figure:
     if tasks.is_empty():
         return _nothing("No adaptation run on a subset that is sampled: there is no effect of adaptation to show.")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
         axes = figure.subplots(1, 2)
         for axis, metric in zip(axes, FAST, strict=True):
             _regime_panel(axis, tasks, metric)
-            axis.set_title(TITLES[metric], loc="left")
+            axis.set_title(TITLES[metric], loc="left", fontsize=8.5)
             axis.set_xlabel("rate among Best-of-N's samples")
         axes[0].set_ylabel("rate after Best-of-Adaptation")
         marks = [
@@ -168,12 +169,18 @@ def _regime_panel(axis: Axes, tasks: pl.DataFrame, metric: str) -> None:
         rows = tasks.filter(pl.col("is_covered") == covered)
         style: Any = {"markersize": 6, "alpha": 0.6, "markeredgewidth": 0, "clip_on": False, "zorder": 3}
         axis.plot(rows[f"base_{metric}"], rows[f"adapted_{metric}"], "o", color=colour, **style)
-    # One label a task, at the mean of its families, and one for tasks at the same place.
-    place = tasks.group_by("task_id").agg(pl.col(f"base_{metric}", f"adapted_{metric}").mean().round(2))
-    at = place.group_by(f"base_{metric}", f"adapted_{metric}").agg(pl.col("task_id").sort()).sort(pl.all())
-    for x, y, ids in at.rows():
-        label = ", ".join(str(task) for task in ids[:8]) + (", …" if len(ids) > 8 else "")
-        axis.annotate(label, (x, y), (6, 4), textcoords="offset points", fontsize=6.5, color=INK, zorder=4)
+    # One label for all points that are nearly at the same place.
+    x, y = pl.col(f"base_{metric}"), pl.col(f"adapted_{metric}")
+    places = tasks.group_by((x / _NEAR).round().alias("column"), (y / _NEAR).round().alias("row")).agg(
+        pl.col("task_id").unique().sort(), x.max().alias("x"), y.max().alias("y")
+    )
+    for ids, x_at, y_at in places.select("task_id", "x", "y").sort("x", "y").rows():
+        label = ", ".join(str(task) for task in ids[:6]) + (", …" if len(ids) > 6 else "")
+        is_right = x_at > 0.8
+        offset, anchor = ((-6, -9), "right") if is_right else ((6, 4), "left")
+        axis.annotate(
+            label, (x_at, y_at), offset, textcoords="offset points", ha=anchor, fontsize=6.5, color=INK, zorder=4
+        )
     axis.set_xlim(-0.02, 1.02)
     axis.set_ylim(-0.02, 1.02)
     axis.set_aspect("equal")

@@ -14,10 +14,10 @@ from expert_tail.figure_style import BLUE, GREY, INK, STYLE, TIMES, VERMILLION, 
 
 ROLLOUTS = ["step", "task_id", "candidate_sha256", "status"]
 _TINT = {BLUE: "#E3EFF7", VERMILLION: "#FBEAE0", INK: "#F0F0F0"}
-_ROWS = (0.76, 0.43, 0.12)  # heights of the three lanes
+_ROWS = (0.74, 0.38, 0.035)  # heights of the three lanes
 _LEFT, _MIDDLE, _RIGHT = (0.005, 0.205), (0.275, 0.245), (0.79, 0.205)  # left end and width of the columns
 _EVALUATOR = (0.59, 0.13)
-_TALL = 0.155
+_TALL = 0.15
 
 
 class Lane(NamedTuple):
@@ -87,7 +87,7 @@ def draw(counted: Numbers) -> Figure:
                 f"{training.rollouts:,} rollouts\n{steps}, {training.tasks} tasks",
                 "reward\nupdate the adapter",
             ),
-            returns=f"after {steps}: the checkpoint that test time starts from",
+            returns=f"after {steps}: the checkpoint below",
         )
         if adaptation.runs:
             of_runs = f"{adaptation.rollouts:,} rollouts\n{adaptation.runs} runs, {adaptation.repeats} checkpoints"
@@ -110,16 +110,15 @@ def draw(counted: Numbers) -> Figure:
 
 
 def _evaluator(axis: Axes, counted: Numbers) -> None:
-    low, high = _ROWS[2] - 0.025, _ROWS[0] + _TALL + 0.02
+    low, high = _ROWS[2] - 0.025, _ROWS[0] + _TALL + 0.025
     x, width = _EVALUATOR
     _box(axis, x, low, width, high - low, GREY, "#FAFAFA")
     for y, lane in zip(_ROWS, counted, strict=True):
         share = f"{100 * lane.correct / lane.rollouts:.0f}% correct" if lane.rollouts else ""
         text = f"{lane.distinct:,} distinct\n{share}" if lane.rollouts else "\N{EM DASH}"
         axis.text(x + width / 2, y + _TALL / 2, text, ha="center", va="center", fontsize=7.5, linespacing=1.4)
-    note = "evaluator\ncompile, check, time"
-    for y in ((_ROWS[0] + _ROWS[1] + _TALL) / 2, (_ROWS[1] + _ROWS[2] + _TALL) / 2):
-        axis.text(x + width / 2, y, note, ha="center", va="center", fontsize=6.6, color=GREY, linespacing=1.3)
+    note = "one evaluator for all:\ncompile, check, time"
+    axis.text(x + width / 2, high + 0.015, note, ha="center", va="bottom", fontsize=7.5, color=INK, linespacing=1.3)
 
 
 def _lane(
@@ -136,8 +135,8 @@ def _lane(
     if returns:
         below = y - 0.055
         x = _RIGHT[0] + _RIGHT[1] / 2
-        axis.plot([x, x], [y, below], color=colour, linewidth=1.2, zorder=1)
-        axis.plot([x, _LEFT[1] / 2], [below, below], color=colour, linewidth=1.2, zorder=1)
+        axis.plot([x, x], [y, below], color=colour, linewidth=1.2, zorder=0)
+        axis.plot([x, _LEFT[1] / 2], [below, below], color=colour, linewidth=1.2, zorder=0)
         _arrow(axis, (_LEFT[1] / 2, below), (_LEFT[1] / 2, y), colour)
         style: Any = {"ha": "center", "va": "center", "fontsize": 7.2, "color": colour}
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}

@@ -40,8 +40,8 @@ def draw(table: pl.DataFrame, subset: str, confidence: float) -> Figure:
             _panel(axis, curve, points, metric)
             axis.set_title(title, loc="left")
             axis.set_xlim(0.85, end * 1.4)
+            axis.set_xlabel("rollouts per task (log scale)")
         panels[0].set_ylabel(f"success on the {tasks} task{'s' * (tasks != 1)} of {subset}")
-        figure.supxlabel("rollouts per task (log scale)", fontsize=9)
         label = f"best of K samples, all of them timed (band: {100 * confidence:g}% interval)"
         handles = [Line2D([], [], color=INK, marker="o", markersize=4, linewidth=1.6, label=label)]
         handles += [_mark(point, label=point["label"]) for point in points]
@@ -90,9 +90,11 @@ def _panel(axis: Axes, curve: pl.DataFrame, points: list[Row], metric: str) -> N
     axis.plot(k, curve[metric], "o-", color=INK, markersize=4, linewidth=1.6, clip_on=False, zorder=3)
     base = curve[metric][0]
     axis.axhline(base, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    where: Any = {"xycoords": ("axes fraction", "data"), "xytext": (-2, 3), "textcoords": "offset points"}
+    axis.annotate("one sample", (1, base), ha="right", fontsize=6.5, color=GREY, **where)
     for point in points:
         ends = [point[f"{metric}_low"], point[f"{metric}_high"]]
-        axis.plot([point["x"]] * 2, ends, color=point["colour"], linewidth=1, alpha=0.55, zorder=4)
+        axis.plot([point["x"]] * 2, ends, color=point["colour"], linewidth=0.9, alpha=0.4, zorder=2)
         mark = _mark(point)
         mark.set_data([point["x"]], [point[metric]])
         axis.add_line(mark)
