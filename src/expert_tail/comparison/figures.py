@@ -23,7 +23,7 @@ _PANELS = {  # set and kind of surprisal: title
     ("bottom_quartile", "sum"): "quarter of highest surprisal",
     ("all", "tail"): "all, by their least likely tokens",
 }
-_NEAR = 0.05  # points of figure 7 that are closer share a label
+_NEAR = 0.1  # points of figure 7 that are closer share a label
 
 
 def trajectories(runs: Sequence[Adapted]) -> Figure:
@@ -167,6 +167,8 @@ def _regime_panel(axis: Axes, tasks: pl.DataFrame, metric: str) -> None:
     axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     for covered, colour in ((1, GREEN), (0, VERMILLION)):
         rows = tasks.filter(pl.col("is_covered") == covered)
+        if rows.is_empty():  # constrained layout has no place for nothing
+            continue
         style: Any = {"markersize": 6, "alpha": 0.6, "markeredgewidth": 0, "clip_on": False, "zorder": 3}
         axis.plot(rows[f"base_{metric}"], rows[f"adapted_{metric}"], "o", color=colour, **style)
     # One label for all points that are nearly at the same place.
@@ -178,9 +180,8 @@ def _regime_panel(axis: Axes, tasks: pl.DataFrame, metric: str) -> None:
         label = ", ".join(str(task) for task in ids[:6]) + (", …" if len(ids) > 6 else "")
         is_right = x_at > 0.8
         offset, anchor = ((-6, -9), "right") if is_right else ((6, 4), "left")
-        axis.annotate(
-            label, (x_at, y_at), offset, textcoords="offset points", ha=anchor, fontsize=6.5, color=INK, zorder=4
-        )
+        style: Any = {"textcoords": "offset points", "ha": anchor, "fontsize": 6.5, "color": INK, "zorder": 4}
+        axis.annotate(label, (x_at, y_at), offset, **style).set_in_layout(False)
     axis.set_xlim(-0.02, 1.02)
     axis.set_ylim(-0.02, 1.02)
     axis.set_aspect("equal")

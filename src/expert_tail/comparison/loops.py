@@ -81,7 +81,7 @@ def draw(counted: Numbers) -> Figure:
         steps = f"{training.repeats} step{'s' * (training.repeats != 1)}"
         _lane(
             axis,
-            *(_ROWS[0], BLUE, "Outer loop: reinforcement learning on the training tasks"),
+            *(_ROWS[0], BLUE, "Outer loop: training on the other tasks"),
             *(
                 "policy",
                 f"{training.rollouts:,} rollouts\n{steps}, {training.tasks} tasks",

@@ -90,8 +90,8 @@ def _panel(axis: Axes, curve: pl.DataFrame, points: list[Row], metric: str) -> N
     axis.plot(k, curve[metric], "o-", color=INK, markersize=4, linewidth=1.6, clip_on=False, zorder=3)
     base = curve[metric][0]
     axis.axhline(base, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    where: Any = {"xycoords": ("axes fraction", "data"), "xytext": (-2, 3), "textcoords": "offset points"}
-    axis.annotate("one sample", (1, base), ha="right", fontsize=6.5, color=GREY, **where)
+    where: Any = {"xycoords": ("axes fraction", "data"), "xytext": (3, -8), "textcoords": "offset points"}
+    axis.annotate("one sample", (0, base), ha="left", fontsize=6.5, color=GREY, **where)
     for point in points:
         ends = [point[f"{metric}_low"], point[f"{metric}_high"]]
         axis.plot([point["x"]] * 2, ends, color=point["colour"], linewidth=0.9, alpha=0.4, zorder=2)
