@@ -26,6 +26,7 @@ include: "rules/selections.smk"
 include: "rules/adapt.smk"
 include: "rules/probes.smk"
 include: "rules/results.smk"
+include: "rules/comparison.smk"
 
 
 localrules:
@@ -39,6 +40,8 @@ rule all:
     input:
         rules.aggregate.output,
         rules.adaptation_tables.output,
+        rules.comparison.output,
+        rules.paper_vs_run.output,
         rules.null_audit.output,
         rules.headroom.output,
         rules.record_config.output,

@@ -1,6 +1,8 @@
 # Requires: everything of all compared subsets and seeds, adaptation runs, probes. Gives: the paper's other tables and
 # figures, statistics.json, and the published numbers beside ours.
 
+from expert_tail.paper_vs_run import PUBLISHED
+
 
 rule comparison:
     input:
@@ -13,6 +15,7 @@ rule comparison:
         selections=every("selections", CONFIG.compared_subsets),
         runs=[file for run in CONFIG.adaptation.wanted for file in files_of_run(run)],
         probes=PROBES,
+        probed=PROBED,
         headroom=headroom_of(CONFIG.compared_subsets if CONFIG.headroom.mark else []),
     output:
         report("results/table4.csv", caption="../report/table4.rst", category="Tables"),
@@ -22,6 +25,7 @@ rule comparison:
         report("results/table10.csv", caption="../report/table10.rst", category="Tables"),
         report("results/table11.csv", caption="../report/table11.rst", category="Tables"),
         report("results/table12.csv", caption="../report/table12.rst", category="Tables"),
+        report("results/adaptation_by_task.csv", caption="../report/adaptation_by_task.rst", category="Tables"),
         report("results/statistics.json", caption="../report/statistics.rst", category="Tables"),
         report("results/figure1.svg", caption="../report/figure1.rst", category="Figures"),
         report("results/figure2.svg", caption="../report/figure2.rst", category="Figures"),
@@ -48,7 +52,8 @@ rule comparison:
     shell:
         "expert-tail --log {log} comparison --tasks {input.tasks} --policy {params.policy} --rollouts {input.rollouts}"
         " --samples {input.samples} --evaluations {input.evaluations} --logprobs {input.logprobs}"
-        " --selections {input.selections} --runs artifacts/adapt --probes {input.probes} --headroom {input.headroom}"
+        " --selections {input.selections} --runs artifacts/adapt --probes {input.probes} --probed {input.probed}"
+        " --headroom {input.headroom}"
         " --output results {params.aggregate} {params.comparison} {params.adaptation} {params.prompt}"
 
 
@@ -57,6 +62,7 @@ rule paper_vs_run:
         rules.aggregate.output,
         rules.adaptation_tables.output,
         rules.comparison.output,
+        rules.record_config.output,
         published=os.path.relpath(PUBLISHED),
     output:
         report("results/paper_vs_run.csv", caption="../report/paper_vs_run.rst", category="Tables"),

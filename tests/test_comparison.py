@@ -30,7 +30,14 @@ from expert_tail.errors import UserError
 Row = dict[str, Any]
 SETTINGS = AggregateSettings(bootstrap=200)
 TABLES = [f"table{n}.csv" for n in (4, 6, 7, 9, 10, 11, 12)]
-FILES = sorted([*TABLES, "statistics.json", *(f"figure{n}.{end}" for n in (1, 2, 5, 6, 7) for end in ("png", "svg"))])
+FILES = sorted(
+    [
+        *TABLES,
+        "adaptation_by_task.csv",
+        "statistics.json",
+        *(f"figure{n}.{end}" for n in (1, 2, 5, 6, 7) for end in ("png", "svg")),
+    ]
+)
 
 # Eight samples of each task and seed. Task 4: the surprising are fast. Task 5: nothing is correct. Task 12: lucky ones only.
 ONE = {
@@ -92,7 +99,15 @@ class Compared(World):
         arguments = ["comparison", f"--tasks={self.tasks}", f"--rollouts={self.rollouts}", "--headroom"]
         for kind in ("samples", "evaluations", "logprobs", "selections"):
             arguments += [f"--{kind}", *(str(self.path(kind, *cell)) for cell in self.cells)]
-        arguments += ["--probes", *map(str, self.probes), f"--runs={self.folder / 'adapt'}", f"--output={self.output}"]
+        probed = [str(self.path("evaluations", "one", 42))] if self.probes else []
+        arguments += [
+            "--probes",
+            *map(str, self.probes),
+            "--probed",
+            *probed,
+            f"--runs={self.folder / 'adapt'}",
+            f"--output={self.output}",
+        ]
         arguments += shlex.split(SETTINGS.flags("aggregate")) + shlex.split(self.adaptation.flags("adaptation"))
         return main([*arguments, *shlex.split(ComparisonSettings(groups=groups or {}).flags("comparison")), *more])
 
@@ -245,6 +260,23 @@ def test_table9_is_the_trajectory_of_single_tasks(world: Compared) -> None:
     assert [row["is_boa"] for row in rows] == [0, 1, 0]  # the earliest in a tie
     assert [row["is_boa_confident"] for row in rows] == [0, 0, 1]
     assert {(row["subset"], row["base_fast_1"], row["base_fast_1_confident"]) for row in rows} == {("one", 0.25, 0)}
+
+
+def test_trajectory_by_task_is_that_of_the_run(world: Compared) -> None:
+    table = pl.read_csv(world.output / "adaptation_by_task.csv").filter(run="batch-42")
+    assert table.filter(task_id=4)["fast_1"].to_list() == [0, 0.75, 1]
+    assert table.filter(task_id=4)["is_boa"].to_list() == [0, 1, 0]
+    expected = binomtest(3, 4).proportion_ci(0.95, "wilson")
+    assert table.filter(task_id=4)["fast_1_low"][1] == pytest.approx(expected.low, rel=1e-4)
+
+
+def test_subsets_of_different_seeds_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world = Compared(tmp_path)
+    world.add("one", 42, {4: [wrong()] * 2})
+    world.add("two", 43, {18: [wrong()] * 2})
+    world.train({0: [0]})
+    assert world.compare() == 1
+    assert "subset two has seeds [43]" in capsys.readouterr().err
 
 
 def test_table10_by_hand(world: Compared) -> None:

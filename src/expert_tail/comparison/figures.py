@@ -180,8 +180,8 @@ def _regime_panel(axis: Axes, tasks: pl.DataFrame, metric: str) -> None:
         label = ", ".join(str(task) for task in ids[:6]) + (", …" if len(ids) > 6 else "")
         is_right = x_at > 0.8
         offset, anchor = ((-6, -9), "right") if is_right else ((6, 4), "left")
-        style: Any = {"textcoords": "offset points", "ha": anchor, "fontsize": 6.5, "color": INK, "zorder": 4}
-        axis.annotate(label, (x_at, y_at), offset, **style).set_in_layout(False)
+        text: Any = {"textcoords": "offset points", "ha": anchor, "fontsize": 6.5, "color": INK, "zorder": 4}
+        axis.annotate(label, (x_at, y_at), offset, **text).set_in_layout(False)
     axis.set_xlim(-0.02, 1.02)
     axis.set_ylim(-0.02, 1.02)
     axis.set_aspect("equal")

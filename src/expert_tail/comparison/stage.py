@@ -7,7 +7,6 @@ from typing import Any
 
 import polars as pl
 
-from expert_tail import artifacts
 from expert_tail.adapt.settings import AdaptationSettings
 from expert_tail.adaptation_tables.probes import probe
 from expert_tail.adaptation_tables.steps import load_probe, load_steps, load_verdicts, place
@@ -19,6 +18,7 @@ from expert_tail.comparison import accounts, figures, loops, summary, surprisal,
 from expert_tail.comparison.adapted import Adapted, adapted
 from expert_tail.comparison.settings import ComparisonSettings
 from expert_tail.comparison.task_sets import pooled, task_sets
+from expert_tail.errors import UserError
 from expert_tail.figure_style import save
 from expert_tail.policy.settings import PromptSettings
 from expert_tail.progress import log, progress
@@ -34,6 +34,7 @@ COLUMNS = {
     "table10": tables.BUDGET_COLUMNS,
     "table11": tables.TASK_COLUMNS,
     "table12": tables.REGIME_COLUMNS,
+    "adaptation_by_task": tables.BY_TASK_COLUMNS,
 }
 _PROBED = (("all", "bottom_quartile"), ("sum", "tail"))  # what figure 6 shows
 
@@ -51,20 +52,22 @@ def run(
     rollouts: Path,
     runs: Path,
     probes: list[Path],
+    probed: list[Path],
     output: Path,
     policy: Path | None = None,
     headroom: Sequence[Path] = (),
 ) -> None:
-    """Write tables 4, 6, 7, 9 to 12, statistics.json and figures 1, 2, 5, 6, 7 to the folder `output`.
+    """Write tables 4, 6, 7, 9 to 12, adaptation_by_task.csv, statistics.json and figures 1, 2, 5, 6, 7 to the folder `output`.
 
     The first four lists hold one file per subset and seed, at `.../{subset}/seed={seed}.parquet`; `runs` holds the runs that
-    `adaptation` wants, `rollouts` are those of training, `probes` files …/RUN/step=N.parquet of samples that are among
-    `samples`. `policy` is the folder whose tokenizer counts the tokens of prompts; without it token counts of Best-of-N are
+    `adaptation` wants, `rollouts` are those of training, `probes` files …/RUN/step=N.parquet, and `probed` the evaluations of
+    their samples. `policy` is the folder whose tokenizer counts the tokens of prompts; without it token counts of Best-of-N are
     empty. Raises `ArtifactError` or `UserError` with the file where something is missing, damaged or does not fit.
     """
     names = load_names(tasks, headroom)
     all_samples, picks = load_cells(samples, evaluations, logprobs, selections)
     refuse(all_samples.join(names, on="task_id", how="anti"), ["task_id"], f"{tasks} lacks", f"; {AGAIN}")
+    _check_seeds(all_samples)
     budget = int(all_samples.group_by("task_id", "seed").len()["len"].min())  # type: ignore[arg-type]
     made = _load_runs(adaptation, runs, tasks, budget, settings)
     prompts = _prompt_tokens(tasks, all_samples, policy, prompt)
@@ -89,8 +92,9 @@ def run(
                 found[table] += of_table
             advance()
     found["table9"] = tables.isolated(made, all_samples, names)
+    found["adaptation_by_task"] = tables.by_task(made, settings)
     made_tables = {name: _table(rows, COLUMNS[name]) for name, rows in found.items()}
-    probed = _probe(probes, evaluations, settings)
+    correlations = _probe(probes, probed, settings)
 
     for name, made_table in made_tables.items():
         with replacing(output / f"{name}.csv") as temporary:
@@ -108,11 +112,20 @@ def run(
     numbers = loops.numbers(load(rollouts, "rollouts", loops.ROLLOUTS), all_samples, made)
     save(loops.draw(numbers), output / "figure2")
     save(figures.trajectories(made), output / "figure5")
-    save(figures.correlation(probed, settings.confidence), output / "figure6")
+    save(figures.correlation(correlations, settings.confidence), output / "figure6")
     save(figures.regime(made_tables["table12"]), output / "figure7")
     log(
         f"comparison: {len(made_tables)} tables and 5 figures of {all_samples.height} samples and {len(made)} runs -> {output}"
     )
+
+
+def _check_seeds(samples: pl.DataFrame) -> None:
+    """Groups pool subsets, which takes the same seeds of all."""
+    seeds = {subset: sorted(of) for subset, of in samples.group_by("subset").agg(pl.col("seed").unique()).rows()}
+    first = min(seeds)
+    for subset, of in sorted(seeds.items()):
+        if of != seeds[first]:
+            raise UserError(f"subset {subset} has seeds {of}, and {first} has {seeds[first]}; give the same of all")
 
 
 def _load_runs(
@@ -143,13 +156,11 @@ def _prompt_tokens(
     return {task: len(prompt_tokens(tokenizer, source, prompt)) for task, source in sources if task in wanted}
 
 
-def _probe(probes: list[Path], evaluations: list[Path], settings: AggregateSettings) -> pl.DataFrame:
+def _probe(probes: list[Path], probed: list[Path], settings: AggregateSettings) -> pl.DataFrame:
     """Rows of probes.csv that figure 6 shows, of every run and step."""
-    wanted = {path: (path.parent.name, artifacts.notes(path)["subset"]) for path in probes}
-    subsets = {subset for _, subset in wanted.values()}
-    verdicts = load_verdicts([path for path in evaluations if path.parent.name in subsets])
+    verdicts = load_verdicts(probed)
     rows = []
-    for path in sorted(wanted, key=place):
+    for path in sorted(probes, key=place):
         rows += probe(*place(path), load_probe(path, verdicts), settings, *_PROBED)
     return pl.DataFrame(rows, infer_schema_length=None)
 

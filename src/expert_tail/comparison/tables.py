@@ -44,6 +44,8 @@ METHOD_COLUMNS += ["n_tasks", "n_seeds"]
 ISOLATED_COLUMNS = ["subset", "task_id", "name", "run", "objective", "seed", "step", "rollouts_to_here"]
 ISOLATED_COLUMNS += [column for metric in FAST for column in (metric, f"{metric}_low", f"{metric}_high")]
 ISOLATED_COLUMNS += ["is_boa", "is_boa_confident", "base_fast_1", "base_fast_1_confident"]
+BY_TASK_COLUMNS = ["run", "objective", "subset", "seed", "reward", "step", "task_id", "n", "is_boa"]
+BY_TASK_COLUMNS += [column for metric in FAST for column in (metric, f"{metric}_low", f"{metric}_high")]
 BUDGET_COLUMNS = ["subset", "method", "run", "objective", "reported_on", "step", "rollouts", *_RATES, *_DELTAS]
 BUDGET_COLUMNS += ["best_of_k_fast_1", "best_of_k_fast_1_confident", "n_tasks", "n_seeds"]
 _ARMS = [f"{arm}_{metric}" for metric in FAST for arm in ("base", "adapted")]
@@ -153,6 +155,21 @@ def isolated(runs: Sequence[Adapted], samples: pl.DataFrame, names: pl.DataFrame
         fast, sure = base.get(task, (None, None))
         named = {"subset": one.subset or "train", "name": name_of.get(task)}
         rows += [row | named | {"base_fast_1": fast, "base_fast_1_confident": sure} for row in one.rows]
+    return rows
+
+
+def by_task(runs: Sequence[Adapted], settings: AggregateSettings) -> list[Row]:
+    """adaptation_by_task.csv: the trajectory of each run on each of its tasks (the paper's table 8), with Wilson intervals."""
+    rows = []
+    for one in runs:
+        named = {"run": one.name, "objective": one.run.objective, "subset": one.run.subset, "seed": one.run.seed}
+        named["reward"] = one.run.reward
+        for step, row in enumerate(one.rows):
+            arm = one.arm(step)
+            for task in arm.tasks:
+                own = arm.only(task)
+                found = _rates(own, interval(own, settings)) | {"n": int(own.n_TS.sum()), "is_boa": row["is_boa"]}
+                rows.append(named | {"step": step, "task_id": task} | found)
     return rows
 
 
