@@ -15,7 +15,6 @@ from expert_tail.adapt.settings import AdaptationSettings
 from expert_tail.adaptation_tables.stage import run as adaptation_tables
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.cli import main
-from expert_tail.code_digest import PLUMBING, import_closure
 from expert_tail.config import parse_config
 from expert_tail.errors import UserError
 from expert_tail.paper_vs_run import PUBLISHED
@@ -122,10 +121,3 @@ def test_lookup_in_tables_and_trees(tmp_path: Path) -> None:
     assert results.find("s.json", "", "a/n=1/fast_1/p")[:4] == (0.5, None, None, 0.6)
     assert results.find("s.json", "", "a/n=2/p").note == "none"
     assert results.find("s.json", "", "a/n=3/p").note == "this run has no a/n=3/p in s.json"
-
-
-def test_published_numbers_are_watched_by_the_rule() -> None:
-    """They are data, which the digest of code does not cover, so the rule has them as input."""
-    assert "published=os.path.relpath(PUBLISHED)" in (ROOT / "rules/comparison.smk").read_text()
-    closure = {path.name for path in import_closure("paper_vs_run", PLUMBING)}
-    assert {"lookup.py", "stage.py"} <= closure
