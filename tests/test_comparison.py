@@ -16,7 +16,7 @@ from test_aggregate import NAMES, World, blank, correct, wrong
 
 from expert_tail import artifacts
 from expert_tail.adapt.settings import AdaptationSettings
-from expert_tail.adaptation_tables.correlation import Samples, association
+from expert_tail.adaptation_tables.correlation import Samples, association, resolved
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.cli import main
 from expert_tail.comparison.equivalent_k import FLAT, ON_CURVE, equivalent_k
@@ -511,6 +511,12 @@ def test_table6_rho_is_scipys(world: Compared) -> None:
     )
 
 
+def test_noise_of_float32_ranks_nothing() -> None:
+    noisy = np.array([0.3000012, 0.3, 0.5, 0.300002, 0.4999999])
+    assert resolved(noisy).tolist() == [0.3, 0.3, 0.4999999, 0.3, 0.4999999]
+    assert resolved(np.array([])).tolist() == []
+
+
 def test_quartiles_split_ties_in_proportion() -> None:
     shares = quartile_shares(np.array([5.0, 1.0, 1.0, 1.0, 0.0]), np.zeros(5, int))
     # Quarters of 1.25: the first has the 5 and a quarter of the ties' three.
@@ -534,6 +540,8 @@ def test_table7_by_hand(world: Compared) -> None:
     """Task 18: eight correct samples of equal surprisal, so every quarter has two of all of them."""
     for row in world.rows(7, subset="two"):
         assert (row["n"], row["fast_1"], row["fast_1_confident"], row["mean_speedup"]) == (2, 1, 1, 1.5)
+        low = binomtest(1, 1).proportion_ci(0.95, "wilson").low  # nothing varies: of one task that succeeds
+        assert (row["fast_1_low"], row["fast_1_high"]) == pytest.approx((low, 1), rel=1e-4)
     one = [world.one(7, subset="one", ranks="pooled", surprisal="sum", quartile=q) for q in (1, 2, 3, 4)]
     # 25 correct samples; the four of surprisal 9, three of 8 or 7 or 6 ..., hence the first quarter is the fastest.
     assert sum(row["n"] for row in one) == 25

@@ -17,6 +17,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
+RESOLUTION = 2e-5  # nats
+
+
 class Samples(NamedTuple):
     """Samples of one or more tasks. Equal numbers in `candidate_N` mean one candidate, hence one task and one speedup."""
 
@@ -91,6 +94,21 @@ def association(
         p_permutation=(1 + extreme) / (1 + resamples),
         p_independent=None if within else _p_independent(float(observed), len(candidate_N), control_N is not None),
     )
+
+
+def resolved(surprisal_N: Floats) -> Floats:
+    """Surprisal in which values that follow one another within `RESOLUTION` are equal, to the least of them.
+
+    Float32 gives the same tokens a surprisal that differs by some 1e-6 nats from batch to batch, which must not rank them.
+    """
+    if len(surprisal_N) == 0:
+        return surprisal_N
+    order = np.argsort(surprisal_N, kind="stable")
+    ascending = surprisal_N[order]
+    starts = np.append(True, np.diff(ascending) > RESOLUTION)
+    result = np.empty_like(ascending)
+    result[order] = ascending[starts][starts.cumsum() - 1]
+    return result
 
 
 def bootstrap_weights(samples: Samples, resamples: int, rng: np.random.Generator) -> Floats:

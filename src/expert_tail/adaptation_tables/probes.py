@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from expert_tail.adaptation_tables.correlation import Samples, association, bootstrap_weights
+from expert_tail.adaptation_tables.correlation import Samples, association, bootstrap_weights, resolved
 from expert_tail.aggregate import statistics
 from expert_tail.aggregate.settings import AggregateSettings
 
@@ -46,7 +46,7 @@ def probe(
 
 
 def _row(run: str, step: int, which: str, kind: str, samples: pl.DataFrame, settings: AggregateSettings) -> Row:
-    samples = samples.with_columns(surprisal=pl.col(SURPRISAL[kind]))
+    samples = samples.with_columns(surprisal=pl.Series(resolved(samples[SURPRISAL[kind]].to_numpy())))
     if which == "correct":
         samples = samples.filter(pl.col("status") == "correct")
     elif which == "bottom_quartile":

@@ -178,8 +178,7 @@ def _regime_panel(axis: Axes, tasks: pl.DataFrame, metric: str) -> None:
     )
     for ids, x_at, y_at in places.select("task_id", "x", "y").sort("x", "y").rows():
         label = ", ".join(str(task) for task in ids[:6]) + (", …" if len(ids) > 6 else "")
-        is_right = x_at > 0.8
-        offset, anchor = ((-6, -9), "right") if is_right else ((6, 4), "left")
+        offset, anchor = ((0, -12), "center") if x_at > 0.97 else ((-6, 3), "right") if x_at > 0.8 else ((6, 4), "left")
         text: Any = {"textcoords": "offset points", "ha": anchor, "fontsize": 6.5, "color": INK, "zorder": 4}
         axis.annotate(label, (x_at, y_at), offset, **text).set_in_layout(False)
     axis.set_xlim(-0.02, 1.02)

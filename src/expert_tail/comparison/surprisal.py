@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from expert_tail.adaptation_tables.correlation import Association, Floats, Ints, Samples, association, bootstrap_weights
+from expert_tail.adaptation_tables.correlation import (
+    Association,
+    Floats,
+    Ints,
+    Samples,
+    association,
+    bootstrap_weights,
+    resolved,
+)
 from expert_tail.aggregate import statistics
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.comparison.rates import FAST
@@ -42,7 +50,7 @@ def length_control(samples: pl.DataFrame, settings: AggregateSettings) -> list[R
     for ranks in RANKS:
         analyses: list[tuple[str, str | None, Floats, Floats | None]] = []
         for kind, column in SURPRISAL.items():
-            logprob_N = -correct[column].to_numpy()
+            logprob_N = -resolved(correct[column].to_numpy())
             analyses += [("raw", kind, logprob_N, None), ("length_controlled", kind, logprob_N, tokens_N)]
         analyses.append(("length", None, tokens_N, None))
         for analysis, of, x_N, control_N in analyses:
@@ -76,7 +84,7 @@ def quartiles(samples: pl.DataFrame, settings: AggregateSettings) -> list[Row]:
     """Table 7: the correct samples in four equal parts by surprisal, 1 the highest.
 
     Samples of equal surprisal that lie across a boundary are split in proportion, which is the expectation over all ways to
-    order them; so n need not be whole. Intervals resample candidates within their task, for these boundaries.
+    order them; so n need not be whole. Intervals are for these boundaries: they resample tasks, and candidates within.
     """
     subset, correct = samples["subset"][0], _correct(samples)
     task_N, candidate_N = _codes(correct, "task_id"), _codes(correct, "candidate")
@@ -85,15 +93,20 @@ def quartiles(samples: pl.DataFrame, settings: AggregateSettings) -> list[Row]:
     rows = []
     for ranks in RANKS:
         for kind, column in SURPRISAL.items():
-            surprisal_N = correct[column].to_numpy()
+            surprisal_N = resolved(correct[column].to_numpy())
             rng = statistics.generator(settings.seed, "quartiles", subset, ranks, kind)
             times_BN = bootstrap_weights(Samples(surprisal_N, speedup_N, task_N, candidate_N), settings.bootstrap, rng)
+            tasks = len(np.unique(task_N))
+            if tasks > 1:
+                times_BN = (
+                    times_BN * rng.multinomial(tasks, np.full(tasks, 1 / tasks), settings.bootstrap)[:, task_N - 1]
+                )
             share_NQ = quartile_shares(surprisal_N, task_N if ranks == "within_task" else np.zeros_like(task_N))
             for q, share_N in enumerate(share_NQ.T):
                 row: Row = {"subset": subset, "ranks": ranks, "surprisal": kind, "quartile": q + 1}
                 row |= {"n": float(share_N.sum()), "n_candidates": len(np.unique(candidate_N[share_N > 0]))}
                 for metric, value_N in fast.items():
-                    row |= _mean(metric, value_N, share_N, times_BN, settings)
+                    row |= _mean(metric, value_N, share_N, times_BN, task_N, settings)
                 row |= {"mean_speedup": _average(speedup_N, share_N), "median_speedup": _median(speedup_N, share_N)}
                 row |= {"mean_tokens": _average(tokens_N, share_N), "mean_surprisal": _average(surprisal_N, share_N)}
                 rows.append(row)
@@ -139,14 +152,17 @@ def _codes(rows: pl.DataFrame, column: str) -> Ints:
     return rows.select(pl.struct(key).rank("dense").cast(pl.Int64)).to_series().to_numpy()
 
 
-def _mean(name: str, value_N: Floats, share_N: Floats, times_BN: Floats, settings: AggregateSettings) -> Row:
+def _mean(
+    name: str, value_N: Floats, share_N: Floats, times_BN: Floats, task_N: Ints, settings: AggregateSettings
+) -> Row:
     mean = _average(value_N, share_N)
     if mean is None:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
     weight_BN = times_BN * share_N
     total_B = weight_BN.sum(axis=1)
     draws_B = (weight_BN @ value_N)[total_B > 0] / total_B[total_B > 0]
-    found = statistics.percentile_interval(draws_B, mean, settings.confidence)
+    tasks = len(np.unique(task_N[share_N > 0]))
+    found = statistics.proportion_interval(draws_B, mean, np.full(tasks, mean), settings.confidence)
     return {name: mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
