@@ -27,6 +27,7 @@ include: "rules/adapt.smk"
 include: "rules/probes.smk"
 include: "rules/results.smk"
 include: "rules/budget.smk"
+include: "rules/comparison.smk"
 include: "rules/report.smk"
 
 
@@ -44,6 +45,8 @@ rule all:
         rules.budget_curve.output,
         rules.selection_sensitivity.output,
         rules.pareto.output,
+        rules.comparison.output,
+        rules.paper_vs_run.output,
         rules.null_audit.output,
         rules.headroom.output,
         rules.record_config.output,

@@ -3,6 +3,13 @@
 
 from expert_tail.policy.settings import RuntimeSettings
 
+PROBES = [
+    f"artifacts/probes/{run}/step={n}.parquet"
+    for run in CONFIG.probed_runs
+    for n in range(CONFIG.adaptation.runs[run].steps + 1)
+]
+PROBED = sorted({samples_for(run, "evaluations") for run in CONFIG.probed_runs})
+
 
 rule nll_probe:
     input:
@@ -36,12 +43,8 @@ rule nll_probe:
 rule adaptation_tables:
     input:
         runs=[file for run in CONFIG.runs for file in files_of_run(run)],
-        probes=[
-            f"artifacts/probes/{run}/step={n}.parquet"
-            for run in CONFIG.probed_runs
-            for n in range(CONFIG.adaptation.runs[run].steps + 1)
-        ],
-        evaluations=sorted({samples_for(run, "evaluations") for run in CONFIG.probed_runs}),
+        probes=PROBES,
+        evaluations=PROBED,
     output:
         report("results/adaptation.csv", caption="../report/adaptation.rst", category="Tables"),
         report("results/probes.csv", caption="../report/probes.rst", category="Tables"),

@@ -1,29 +1,16 @@
 # Requires: results, and the artifacts behind them. Gives: one HTML file that needs no network. A further table or figure
 # is one line below; its caption is the file of its name in report/.
 
-REPORTED_TABLES = [
-    "results/table1.csv",
-    "results/table2.csv",
-    "results/table3.csv",
-    "results/table5.csv",
-    "results/table8.csv",
-    "results/adaptation.csv",
-    "results/probes.csv",
-    "results/headroom.csv",
-    "results/null_audit.csv",
-    "results/budget_curve.csv",
-    "results/selection_sensitivity.csv",
-    "results/pareto.csv",
-]
-REPORTED_FIGURES = [
-    "results/figure4.svg",
-    "results/figure3.svg",
-    "results/figure_pareto.svg",
-    "results/figure_budget_curve.svg",
-    "results/figure_selection_sensitivity.svg",
-    "results/figure_headroom.svg",
-    "results/figure_null_audit.svg",
-]
+REPORTED_TABLES = expand(
+    "results/{name}",
+    name=[f"table{n}.csv" for n in range(1, 13)]
+    + ["statistics.json", "paper_vs_run.csv", "adaptation.csv", "adaptation_by_task.csv", "probes.csv"]
+    + ["budget_curve.csv", "selection_sensitivity.csv", "pareto.csv", "headroom.csv", "null_audit.csv"],
+)
+REPORTED_FIGURES = expand(
+    "results/figure{name}.svg",
+    name=[4, 3, 1, "_pareto", "_budget_curve", "_selection_sensitivity", 5, 6, 7, 2, "_headroom", "_null_audit"],
+)
 
 
 rule report_page:
@@ -36,11 +23,7 @@ rule report_page:
         logprobs=every("logprobs", CONFIG.compared_subsets),
         selections=every("selections", CONFIG.compared_subsets),
         headroom=headroom_of(CONFIG.compared_subsets if CONFIG.headroom.mark else []),
-        adaptation=[
-            file
-            for run in CONFIG.runs
-            for file in steps_of(run, ["rollouts.parquet", "evaluations.parquet"])
-        ],
+        adaptation=[file for run in CONFIG.runs for file in steps_of(run, ["rollouts.parquet", "evaluations.parquet"])],
         tables=REPORTED_TABLES,
         figures=REPORTED_FIGURES,
         captions=captions_of(REPORTED_TABLES + REPORTED_FIGURES),

@@ -16,7 +16,7 @@ from test_sampler import PROMPTS, SETTINGS, llama
 
 from expert_tail import artifacts
 from expert_tail.adapt.settings import Run
-from expert_tail.adaptation_tables.stage import load_steps
+from expert_tail.adaptation_tables.steps import load_steps
 from expert_tail.cli import main
 from expert_tail.pareto.adaptation import DRAW, FASTEST_ROLLOUT, of_run
 from expert_tail.pareto.costs import COSTS, beginnings, samplings, seconds_per_candidate

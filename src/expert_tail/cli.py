@@ -246,6 +246,37 @@ STAGES = (
             "captions": "their captions, NAME.rst (reStructuredText); one without a caption has its name",
         },
     ),
+    Stage(
+        "comparison",
+        "sampling, selection and adaptation side by side: the other tables and figures, and statistics.json",
+        sections={
+            "settings": ("aggregate", "expert_tail.aggregate.settings:AggregateSettings"),
+            "comparison": ("comparison", "expert_tail.comparison.settings:ComparisonSettings"),
+            "adaptation": ("adaptation", "expert_tail.adapt.settings:AdaptationSettings"),
+            "prompt": _POLICY["prompt"],
+        },
+        paths={
+            **_TASKS,
+            "rollouts": "training rollouts to read",
+            "runs": "folder that holds the adaptation runs",
+            "output": "folder for tables and figures",
+        },
+        optional={"policy": "the policy's folder, to count the tokens of prompts; left out: they are not counted"},
+        lists={
+            "samples": "samples to read, …/SUBSET/seed=N.parquet",
+            "evaluations": "their evaluations",
+            "logprobs": "their log-probs",
+            "selections": "their selections",
+            "probes": "probes, …/RUN/step=N.parquet",
+            "probed": "evaluations of the probed samples",
+            "headroom": "headroom of the subsets, …/SUBSET.parquet, to mark tasks by",
+        },
+    ),
+    Stage(
+        "paper_vs_run",
+        "the paper's published numbers beside those of this run",
+        paths={"results": "folder with the tables of this run", "output": "table to write (CSV)"},
+    ),
 )
 
 

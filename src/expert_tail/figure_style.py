@@ -10,6 +10,8 @@ from expert_tail.artifacts import replacing
 
 # Okabe and Ito's palette: told apart with every common colour blindness, and in grey.
 BLUE, VERMILLION, GREY, INK = "#0072B2", "#D55E00", "#6E6E6E", "#222222"
+GREEN, PURPLE, ORANGE, SKY = "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+COLOURS = (BLUE, GREEN, PURPLE, ORANGE, SKY, VERMILLION, INK, GREY)  # of things that are alike
 DOTS: Any = (0, (1, 1.5))
 TIMES = "\N{MULTIPLICATION SIGN}"
 STYLE: Any = {

@@ -4,12 +4,13 @@ Read figure 6 of arXiv 2602.07670 with care: there, "bottom quartile" can mean t
 sample's lowest token log-probs. Both are here: the set `bottom_quartile`, and the surprisal `tail`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from expert_tail.adaptation_tables.correlation import Samples, association, bootstrap_weights
+from expert_tail.adaptation_tables.correlation import Samples, association, bootstrap_weights, resolved
 from expert_tail.aggregate import statistics
 from expert_tail.aggregate.settings import AggregateSettings
 
@@ -23,7 +24,14 @@ COLUMNS = [
 ]
 
 
-def probe(run: str, step: int, samples: pl.DataFrame, settings: AggregateSettings) -> list[Row]:
+def probe(
+    run: str,
+    step: int,
+    samples: pl.DataFrame,
+    settings: AggregateSettings,
+    sets: Sequence[str] = SETS,
+    kinds: Sequence[str] = tuple(SURPRISAL),
+) -> list[Row]:
     """Rows of one checkpoint, one for each set of samples and kind of surprisal.
 
     `samples` has task_id, candidate_sha256, status, speedup, nll, nll_mean, nll_tail. A sample that is not correct has
@@ -34,11 +42,11 @@ def probe(run: str, step: int, samples: pl.DataFrame, settings: AggregateSetting
         speedup=pl.when(pl.col("status") == "correct").then("speedup").otherwise(0.0),
         candidate=pl.struct("task_id", "candidate_sha256").rank("dense").cast(pl.Int64),
     )
-    return [_row(run, step, which, kind, samples, settings) for which in SETS for kind in SURPRISAL]
+    return [_row(run, step, which, kind, samples, settings) for which in sets for kind in kinds]
 
 
 def _row(run: str, step: int, which: str, kind: str, samples: pl.DataFrame, settings: AggregateSettings) -> Row:
-    samples = samples.with_columns(surprisal=pl.col(SURPRISAL[kind]))
+    samples = samples.with_columns(surprisal=pl.Series(resolved(samples[SURPRISAL[kind]].to_numpy())))
     if which == "correct":
         samples = samples.filter(pl.col("status") == "correct")
     elif which == "bottom_quartile":

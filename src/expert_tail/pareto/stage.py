@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from expert_tail.adapt.settings import AdaptationSettings
-from expert_tail.adaptation_tables.stage import load_steps
+from expert_tail.adaptation_tables.steps import load_steps
 from expert_tail.aggregate.loading import Cells, cells_of, scored_samples, task_sets
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.artifacts import replacing
