@@ -15,7 +15,7 @@ from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.select.strategies import ORACLE
 
 METRICS = ("fast_1", "fast_1_confident")
-_OF_ORACLE = "Nor is the fastest correct sample of any task: there was nothing to select."
+_OF_ORACLE = "Not even the fastest correct sample of any task is: there was nothing to select."
 _RESAMPLES = 9999  # sign flips drawn where there are too many to enumerate: beyond 13 tasks
 
 
@@ -133,10 +133,9 @@ def compared(
     sentences = [f"That is significantly more than {_joined(beaten)} reaches."] if beaten else []
     sentences.append(f"The difference from {_joined(rest)} is not significant.")
     n_tasks = len(values[leader])
-    if (least := 2 / 2**n_tasks) >= 1 - confidence:
-        sentences.append(
-            f"Over {n_tasks} tasks no difference could be: the least p-value of a paired test is {min(least, 1):.2g}."
-        )
+    if (least := min(1, len(others) * 2 / 2**n_tasks)) >= 1 - confidence:
+        tests = "a paired test" if len(others) == 1 else f"{len(others)} paired tests, corrected for their number,"
+        sentences.append(f"Over {n_tasks} tasks no difference could be: the least p-value of {tests} is {least:.2g}.")
     return Comparison("some" if beaten else "none", sentences)
 
 
