@@ -181,7 +181,7 @@ def data_of(page: Path) -> dict[str, Any]:
 def test_page_says_what_came_out_and_what_was_run(page: Path) -> None:
     text = page.read_text()
     assert (
-        "surprisal-guided and surprisal-guided-top3 lead: 0.50 of their picks are confidently faster" in text
+        "Surprisal-guided and surprisal-guided-top3 lead: 0.50 of their picks are confidently faster" in text
     )  # task 12 of 12 and 14, under both seeds
     assert "On 1 of the 2 tasks there is nothing to be won" in text
     assert "Training reward was measured with the evaluator of its time (older)" in text
@@ -271,11 +271,14 @@ def test_no_confident_success_is_said_first() -> None:
 def test_oracle_leads_nothing() -> None:
     found = headlines(picks(best_correct=[1.0] * 5, random_correct=[1.0, 0, 0, 0, 0]), set(), SETTINGS)[0]
     assert found.leader == "random-correct"
-    assert (
-        found.lead
-        == "random-correct leads: 0.20 of its picks are confidently faster than the reference, but no difference is significant."
-    )
+    assert found.lead == "Random-correct leads: 0.20 of its picks are confidently faster than the reference."
     assert found.sentences[0].startswith("fast_1_confident is 0.20 (95 % interval ")
+
+
+def test_equal_strategies_are_called_equal() -> None:
+    found = headlines(picks(surprisal_guided=[1.0, 0.0], random_correct=[0.0, 1.0]), set(), SETTINGS)[0]
+    assert found.lead == "All strategies are equal: 0.50 of their picks are confidently faster than the reference."
+    assert len(found.sentences) == 1  # the rates; nothing differs that could be tested
 
 
 def test_difference_is_significant_over_enough_tasks_only() -> None:
