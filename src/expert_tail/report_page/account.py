@@ -56,8 +56,8 @@ def facts(config: dict[str, Any], evaluations: pl.DataFrame, notes: Notes) -> li
     return found
 
 
-def cautions(evaluations: pl.DataFrame, notes: Notes, tables: dict[str, pl.DataFrame]) -> list[str]:
-    """What does not fit together, or weakens the result; a sentence each. `tables`: those given, by name."""
+def cautions(evaluations: pl.DataFrame, notes: Notes, adaptation: pl.DataFrame | None) -> list[str]:
+    """What does not fit together, or weakens the result; a sentence each. `adaptation`: the table of that name."""
     found = []
     current = set(evaluations["evaluator"].drop_nulls())
     trained_by = {note["evaluator"] for kind, note in notes if kind == "rollouts" and note.get("evaluator")}
@@ -66,13 +66,12 @@ def cautions(evaluations: pl.DataFrame, notes: Notes, tables: dict[str, pl.DataF
             f"Training reward was measured with the evaluator of its time ({_list(other)}), these evaluations with "
             f"another ({_list(current)}). rlvr.retrain_on_evaluator_change trains again."
         )
-    for name, what in (("adaptation", "Adaptation rewards were"), ("null_audit", "The null audit was")):
-        table = tables.get(name)
-        if table is None or "evaluator" not in table.columns:
-            continue
-        if other := {one for text in table["evaluator"].drop_nulls() for one in str(text).split()} - current:
+    if adaptation is not None and not adaptation.is_empty():
+        judged_by = {one for text in adaptation["evaluator"].drop_nulls() for one in str(text).split()}
+        if other := judged_by - current:
             found.append(
-                f"{what} measured with another evaluator ({_list(other)}) than the samples ({_list(current)})."
+                f"Adaptation was measured with the evaluator of its time ({_list(other)}), the samples with another "
+                f"({_list(current)}). adaptation.rerun_on_evaluator_change adapts again."
             )
     if len(current) > 1:
         found.append(f"The samples were measured with different evaluators ({_list(current)}): they do not compare.")
@@ -98,7 +97,9 @@ def audit_sentence(null_audit: pl.DataFrame | None) -> str | None:
         return None
     texts = []
     for row in null_audit.filter(pl.col("name") == "all").iter_rows(named=True):
-        text = f"under `{row['protocol']}` in {row['fast_1']:.2g} of {row['repeats']} repeats by point estimate"
+        text = (
+            f"under the {row['protocol']} protocol in {row['fast_1']:.2g} of {row['repeats']} repeats by point estimate"
+        )
         if row["fast_1_confident"] is not None:
             text += (
                 f", confidently in {row['fast_1_confident']:.2g} (interval {row['fast_1_confident_low']:.2g} to "
@@ -112,7 +113,7 @@ def adaptation_sentence(adaptation: pl.DataFrame | None) -> str | None:
     """What Best-of-Adaptation deploys over the runs of `adaptation.csv`, judged by fresh rollouts where there are such."""
     if adaptation is None or adaptation.is_empty():
         return None
-    deployed = adaptation.filter(pl.col("is_boa").cast(pl.String) == "true")
+    deployed = adaptation.filter(pl.col("is_boa").cast(pl.Int8) == 1)  # an empty column is read as text
     if deployed.is_empty():
         return None
     texts = []

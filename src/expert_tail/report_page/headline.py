@@ -15,7 +15,7 @@ from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.select.strategies import ORACLE
 
 METRICS = ("fast_1", "fast_1_confident")
-_OF_ORACLE = "Nor is the fastest correct sample of any task: there was nothing to select."
+_OF_ORACLE = "Not even the fastest correct sample of any task is: there was nothing to select."
 _RESAMPLES = 9999  # sign flips drawn where there are too many to enumerate: beyond 13 tasks
 
 
@@ -32,7 +32,7 @@ class Headline:
 
 @dataclass(frozen=True)
 class Comparison:
-    beaten: Literal["all", "some", "none"]  # of the other strategies, significantly
+    beaten: Literal["all", "some", "none"] | None  # of the other strategies, significantly; None: there is no other
     sentences: list[str]
 
 
@@ -66,9 +66,8 @@ def _headline(
         if best[0]["fast_1"] == 0:
             sentences.append("By the point estimates alone (fast_1) none is faster, either.")
         else:
-            verb = "lead" if len(best) > 1 else "leads"
             rate = _rate(best[0], "fast_1", settings.confidence)
-            sentences.append(f"By the point estimates alone (fast_1) {_names(best)} {verb}, with {rate}.")
+            sentences.append(f"By the point estimates alone (fast_1) {_leading(best, contenders)}, with {rate}.")
             sentences += compared(picks, "fast_1", best, contenders, settings.confidence).sentences
         return Headline(subset, lead, sentences + of_tasks, rows, None)
     found = compared(picks, "fast_1_confident", best, contenders, settings.confidence)
@@ -76,14 +75,16 @@ def _headline(
         f"fast_1_confident is {_rate(best[0], 'fast_1_confident', settings.confidence)}; by point estimates alone, "
         f"fast_1 is {_rate(best[0], 'fast_1', settings.confidence)}."
     ]
-    rate, plural = f"{best[0]['fast_1_confident']:.2f}", len(best) > 1
-    lead = f"{_names(best)} {'lead' if plural else 'leads'}: {rate} of {'their' if plural else 'its'} picks are"
+    rate, whose = f"{best[0]['fast_1_confident']:.2f}", "its" if len(best) == 1 else "their"
+    lead = f"{_leading(best, contenders)}: {rate} of {whose} picks are"
     lead += " confidently faster than the reference"
     lead += {
         "all": ", significantly more than with any other strategy",
         "none": ", but no difference is significant",
-    }.get(found.beaten, "")
-    return Headline(subset, f"{lead}.", sentences + found.sentences + of_tasks, rows, best[0]["strategy"])
+    }.get(found.beaten or "", "")
+    return Headline(
+        subset, f"{lead[0].upper()}{lead[1:]}.", sentences + found.sentences + of_tasks, rows, best[0]["strategy"]
+    )
 
 
 def best_of(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
@@ -122,7 +123,7 @@ def compared(
     leader = best[0]["strategy"]
     others = [row["strategy"] for row in contenders if row not in best]
     if not others:
-        return Comparison("none", ["All strategies reach the same."] if len(contenders) > 1 else [])
+        return Comparison(None, [])
     by_task = picks.group_by("strategy", "task_id").agg(pl.col(metric).mean()).sort("task_id")
     values = {name: by_task.filter(pl.col("strategy") == name)[metric].to_numpy() for name in (leader, *others)}
     adjusted = holm([paired_p_value(values[leader], values[name]) for name in others])
@@ -133,10 +134,9 @@ def compared(
     sentences = [f"That is significantly more than {_joined(beaten)} reaches."] if beaten else []
     sentences.append(f"The difference from {_joined(rest)} is not significant.")
     n_tasks = len(values[leader])
-    if (least := 2 / 2**n_tasks) >= 1 - confidence:
-        sentences.append(
-            f"Over {n_tasks} tasks no difference could be: the least p-value of a paired test is {min(least, 1):.2g}."
-        )
+    if (least := min(1, len(others) * 2 / 2**n_tasks)) >= 1 - confidence:
+        tests = "a paired test" if len(others) == 1 else f"{len(others)} paired tests, corrected for their number,"
+        sentences.append(f"Over {n_tasks} tasks no difference could be: the least p-value of {tests} is {least:.2g}.")
     return Comparison("some" if beaten else "none", sentences)
 
 
@@ -145,8 +145,10 @@ def _rate(row: dict[str, Any], metric: str, confidence: float) -> str:
     return f"{row[metric]:.2f} ({100 * confidence:g} % interval {low:.2f} to {high:.2f})"
 
 
-def _names(rows: list[dict[str, Any]]) -> str:
-    return _joined([row["strategy"] for row in rows])
+def _leading(best: list[dict[str, Any]], contenders: list[dict[str, Any]]) -> str:
+    if len(best) == len(contenders) > 1:
+        return "all strategies are equal"
+    return f"{_joined([row['strategy'] for row in best])} {'lead' if len(best) > 1 else 'leads'}"
 
 
 def _joined(names: list[str]) -> str:

@@ -92,7 +92,7 @@ def run(
         ],
         "summary": account.summary(configuration, drawn),
         "facts": account.facts(configuration, drawn, notes),
-        "cautions": account.cautions(drawn, notes, frames),
+        "cautions": account.cautions(drawn, notes, frames.get("adaptation")),
         "tables": [exhibits.table(name, frame, caption(name), unwinnable) for name, frame in frames.items()],
         "figures": [exhibits.figure(path.stem, _text(path), caption(path.stem)) for path in figures],
         "n_samples": drawn.height,

@@ -66,9 +66,10 @@ const table = new DataTable("#rows", {
   layout: {
     topStart: { buttons: [{ extend: "searchPanes", config: { layout: "columns-3", collapse: false, orderable: false, dtOpts: { scrollY: "9.5rem" } } }] },
     topEnd: { search: { text: "", placeholder: "search code, errors, tasks" } },
+    bottomEnd: { paging: { type: "simple_numbers" } },
   },
   columns: [
-    pane("task", task, { render: shown(chooser, (row) => row.task_id) }),
+    pane("task", task, { className: "task", render: shown(chooser, (row) => row.task_id) }),
     pane("subset", "subset", { visible: false }),
     pane("from", (row) => row.run ?? "samples", { visible: false }),
     pane("seed", "seed", rare),
