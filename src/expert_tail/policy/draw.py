@@ -57,7 +57,8 @@ def prompts_of(policy: Policy, tasks: Sequence[Task], prompt: PromptSettings) ->
 
 def _made(policy: Policy, task: Task, completion: Completion, action: str) -> Draw:
     ids = completion.token_ids[:-1] if completion.finish_reason == "stop" else completion.token_ids
-    text = policy.tokenizer.decode(ids, skip_special_tokens=True)
+    # Without its special tokens an answer to the final channel would read `finalreturn x`.
+    text = policy.tokenizer.decode(ids, skip_special_tokens=not policy.has_channels)
     source = candidate_source(task.reference_source, text, action)
     return Draw(task, completion, text, source, candidate_sha256(source))
 
