@@ -17,7 +17,7 @@ from typing import Any
 
 from expert_tail import __version__
 from expert_tail.errors import UserError
-from expert_tail.progress import log, log_quietly, log_to
+from expert_tail.progress import is_first_process, log, log_quietly, log_to
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Stage:
     values: dict[str, tuple[type, str]] = field(default_factory=dict)
 
 
+_TRAINS = ("rlvr_train", "adapt")  # stages that several processes may run together
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _POLICY = {
     "prompt": ("prompt", "expert_tail.policy.settings:PromptSettings"),
@@ -196,13 +197,15 @@ STAGES = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when it did what was asked, 1 on a failure the user can act on, 2 on bad arguments."""
     given = _parser().parse_args(arguments)
+    if given.processes > 1 and "RANK" not in os.environ:
+        _start_processes(given, sys.argv[1:] if arguments is None else arguments)
     try:
-        if given.log:
+        if given.log and is_first_process():
             log_to(given.log)
         given.run(given)
         sys.stdout.flush()
     except UserError as error:
-        log(f"expert-tail {given.command}: {error}")
+        log(f"expert-tail {given.command}: {error}", always=True)
         return 2 if error.is_usage else 1
     except BrokenPipeError:
         _discard_output()
@@ -218,6 +221,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _start_processes(given: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """Become torchrun, which runs this command line once in each process and ends them all where one fails."""
+    if given.command not in _TRAINS:
+        _parser().error(f"--processes is for {' and '.join(_TRAINS)}")
+    threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // given.processes))}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={given.processes}"]
+    os.execve(sys.executable, [*command, "--module", "expert_tail", *arguments], threads | os.environ)
+
+
 def _discard_output() -> None:
     """What is still to be printed would fail again when the interpreter ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -227,6 +239,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="expert-tail", description=__doc__.partition("\n")[0])
     parser.add_argument("--version", action="version", version=f"expert-tail {__version__}")
     parser.add_argument("--log", type=Path, metavar="FILE", help="keep messages and plain progress in FILE too")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help=f"run {' or '.join(_TRAINS)} as N processes of this machine, each with a GPU where there are some",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for stage in STAGES:
         command = commands.add_parser(stage.name, help=stage.help, description=stage.help)
