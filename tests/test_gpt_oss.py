@@ -13,11 +13,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GptOssConfig, GptOssForCausalLM, PreTrainedTokenizerFast
 
 from expert_tail.errors import UserError
+from expert_tail.fetch_policy.stage import run as fetch_policy
 from expert_tail.policy.draw import draw, prompts_of
 from expert_tail.policy.load import Policy, add_lora, load_policy, save_adapter
 from expert_tail.policy.logprobs import completion_logprobs
 from expert_tail.policy.prompt import prompt_tokens
-from expert_tail.policy.settings import LoraSettings, PromptSettings, RuntimeSettings
+from expert_tail.policy.settings import FetchSettings, LoraSettings, PromptSettings, RuntimeSettings
 from expert_tail.tasks import load_suite
 from expert_tail.training.update import Rollout, importance_sampling_step
 
@@ -42,8 +43,8 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint laid out like openai/gpt-oss-120b: experts as MXFP4 blocks and scales, the rest in bfloat16."""
-    path = tmp_path_factory.mktemp("policies") / "tiny-gpt-oss"
+    """A checkpoint laid out like openai/gpt-oss-120b, and fetched: experts as MXFP4 blocks and scales, the rest bfloat16."""
+    path = tmp_path_factory.mktemp("checkpoint")
     bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe = Tokenizer(models.BPE({character: i for i, character in enumerate(bytes_)}, []))
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -88,7 +89,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     skipped = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
     written["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": skipped}
     (path / "config.json").write_text(json.dumps(written))
-    return path
+    fetched = tmp_path_factory.mktemp("policies") / "tiny-gpt-oss"
+    fetch_policy(FetchSettings(source=f"path:{path}"), fetched / "provenance.json")
+    return fetched
 
 
 def loaded(folder: Path, lora: LoraSettings | None = None, **runtime: Any) -> Policy:

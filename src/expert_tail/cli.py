@@ -227,7 +227,7 @@ def _start_processes(given: argparse.Namespace, arguments: Sequence[str]) -> Non
         _parser().error(f"--processes is for {' and '.join(_TRAINS)}")
     threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // given.processes))}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={given.processes}"]
-    os.execve(sys.executable, [*command, "--module", "expert_tail", *arguments], threads | os.environ)
+    os.execve(sys.executable, [*command, "--module", "--", "expert_tail", *arguments], threads | os.environ)
 
 
 def _discard_output() -> None:
