@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SNAKEMAKE := snakemake --cores all
 
-.PHONY: table3 all test lint install report clean
+.PHONY: table3 all test lint install report snakemake-report clean
 
 table3: install
 	$(SNAKEMAKE) results/table3.csv
@@ -16,11 +16,14 @@ table3: install
 all: install
 	$(SNAKEMAKE)
 
-report: all
+report: install
+	$(SNAKEMAKE) results/report.html
+
+snakemake-report: all
 	$(SNAKEMAKE) --report results/report.zip
 
 test: install
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m "not gpu and not slurm and not vllm"
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu and not slurm and not vllm"
 
 lint: install
 	ruff check . && ruff format --check .

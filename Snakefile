@@ -26,6 +26,8 @@ include: "rules/selections.smk"
 include: "rules/adapt.smk"
 include: "rules/probes.smk"
 include: "rules/results.smk"
+include: "rules/budget.smk"
+include: "rules/report.smk"
 
 
 localrules:
@@ -39,6 +41,10 @@ rule all:
     input:
         rules.aggregate.output,
         rules.adaptation_tables.output,
+        rules.budget_curve.output,
+        rules.selection_sensitivity.output,
+        rules.pareto.output,
         rules.null_audit.output,
         rules.headroom.output,
         rules.record_config.output,
+        rules.report_page.output,

@@ -58,7 +58,7 @@ def main() -> None:
         right = task.reference_source.replace("class Model(", "class ModelNew(")
         ours = {
             "drawn": measure(task, drawn),
-            "distinct": measure(task, [f"{right}\n# {i}\n" for i in range(len(drawn))]),
+            "distinct": measure(task, [f"{right}\n# {i}\n" for i in range(args.distinct)]),
         }
         entry: dict[str, Any] = {"samples": len(drawn), "candidates": len(set(drawn))} | ours
         totals["samples"] += len(drawn)

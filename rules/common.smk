@@ -19,6 +19,7 @@ TASKS = f"artifacts/tasks/{CONFIG.suite}.parquet"
 POLICY = f"artifacts/policy/{CONFIG.policy.name}"
 CHECKPOINT = f"artifacts/rlvr/checkpoints/step={CONFIG.rlvr.checkpoints[-1]}"
 CHECKPOINT_FILES = ["adapter_config.json", "adapter_model.safetensors"]
+RUNS = CONFIG.adaptation.model_copy(update={"only": CONFIG.runs})
 STEP_FILES = ["rollouts.parquet", "evaluations.parquet", "account.parquet", *CHECKPOINT_FILES]
 FRESH_FILES = ["fresh_rollouts.parquet", "fresh_evaluations.parquet"]
 
@@ -80,3 +81,9 @@ def start_of(run):
 def samples_for(run, kind="samples"):
     """The Best-of-N samples that a run is probed with, or their evaluations."""
     return f"artifacts/{kind}/{CONFIG.subset_of(run)}/seed={CONFIG.probe_seed}.parquet"
+
+
+def captions_of(files):
+    """The captions that there are for these tables and figures."""
+    found = [Path(workflow.basedir) / "report" / f"{Path(file).stem}.rst" for file in files]
+    return [os.path.relpath(caption) for caption in found if caption.exists()]

@@ -54,7 +54,7 @@ rule adaptation_tables:
     params:
         code=digest("adaptation_tables"),
         aggregate=flags("aggregate"),
-        adaptation=CONFIG.adaptation.model_copy(update={"only": CONFIG.runs}).flags("adaptation"),
+        adaptation=RUNS.flags("adaptation"),
         budget=CONFIG.sampling.k,
     shell:
         "expert-tail --log {log} adaptation_tables --runs artifacts/adapt --probes {input.probes}"

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from expert_tail import artifacts
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -34,6 +36,14 @@ def test_smoke_run_from_policy_to_table3(tmp_path: Path) -> None:
     assert all({"fast_1", "fast_1_confident"} <= row.keys() for row in rows)
     for name in ("table1.csv", "table2.csv", "table5.csv", "table8.csv", "figure3.png", "figure4.svg"):
         assert (tmp_path / "results" / name).stat().st_size > 0
+
+    notes = {
+        kind: artifacts.notes(tmp_path / f"artifacts/{kind}/subset1/seed=42.parquet")
+        for kind in ("samples", "logprobs", "evaluations")
+    }
+    assert all(float(noted["seconds"]) > 0 for noted in notes.values())
+    assert all(int(notes[kind]["computed_tokens"]) > 0 for kind in ("samples", "logprobs"))
+    assert int(notes["evaluations"]["measured"]) > 0
 
     again = snakemake(tmp_path, target)
     assert "Nothing to be done" in again.stdout + again.stderr

@@ -64,6 +64,9 @@ def test_probe_is_the_surprisal_under_the_checkpoint(smollm2: Path, tmp_path: Pa
         lowest = logprobs_T.sort().values[: -(-len(logprobs_T) // 4)]
         assert row["nll_tail"] == pytest.approx(-lowest.mean().item(), rel=1e-4)
     assert rows[0]["nll"] == rows[2]["nll"]
+    noted = artifacts.notes(tmp_path / "probe.parquet")
+    assert float(noted["seconds"]) > 0
+    assert len(prompt) < int(noted["computed_tokens"]) < len(prompt) + sum(map(len, tokens))  # a duplicate costs none
 
 
 def write_samples(path: Path, tokens: list[list[int]]) -> None:

@@ -46,6 +46,10 @@ _POLICY = {
 _EVALUATOR = {"evaluator": ("evaluator", "expert_tail.evaluator.settings:EvaluatorSettings")}
 _TASKS = {"tasks": "the tasks artifact"}
 _READS_POLICY = {**_TASKS, "policy": "the policy's folder"}
+_AGGREGATE = {"settings": ("aggregate", "expert_tail.aggregate.settings:AggregateSettings")}
+_COMPARISON = {"comparison": ("comparison", "expert_tail.comparison.settings:ComparisonSettings")}
+_SELECT = {"select": ("select", "expert_tail.select.settings:SelectSettings")}
+_SCORED = {"evaluations": "evaluations to read, …/SUBSET/seed=N.parquet", "logprobs": "their log-probs"}
 _ADAPTER = {"adapter": "the checkpoint's folder; left out: the policy itself"}
 
 STAGES = (
@@ -189,6 +193,58 @@ STAGES = (
             "logprobs": "their log-probs",
             "selections": "their selections",
             "headroom": "headroom of the subsets, …/SUBSET.parquet, to mark tasks by",
+        },
+    ),
+    Stage(
+        "budget_curve",
+        "what m evaluations buy, when samples are ranked before any is evaluated",
+        sections={**_AGGREGATE, **_COMPARISON, **_SELECT},
+        paths={"output": "folder for budget_curve.csv and figure_budget_curve"},
+        lists=_SCORED,
+    ),
+    Stage(
+        "selection_sensitivity",
+        "selection under other surprisals, scorers, sets of tasks, and without duplicates",
+        sections={**_AGGREGATE, **_COMPARISON},
+        paths={"output": "folder for selection_sensitivity.csv and its figure"},
+        lists={
+            **_SCORED,
+            "base": "their log-probs under the untrained policy",
+            "probes": "log-probs of some of them under adapted checkpoints, …/RUN/step=N.parquet",
+        },
+    ),
+    Stage(
+        "pareto",
+        "success and speedup against cost: sampling, selection and adaptation",
+        sections={
+            **_AGGREGATE,
+            **_COMPARISON,
+            **_SELECT,
+            "adaptation": ("adaptation", "expert_tail.adapt.settings:AdaptationSettings"),
+        },
+        paths={"runs": "folder that holds the adaptation runs", "output": "folder for pareto.csv and figure_pareto"},
+        lists={"samples": "samples to read, …/SUBSET/seed=N.parquet", **_SCORED},
+    ),
+    Stage(
+        "report_page",
+        "one HTML file that says what was run and what came out, with figures, tables and every sample",
+        sections={"settings": ("aggregate", "expert_tail.aggregate.settings:AggregateSettings")},
+        paths={
+            "config": "the run's configuration (YAML), as in results/config.yaml",
+            **_TASKS,
+            "rollouts": "training rollouts, for how they were made",
+            "output": "page to write (HTML)",
+        },
+        lists={
+            "samples": "samples to read, …/SUBSET/seed=N.parquet; the first subset is the headline's",
+            "evaluations": "their evaluations",
+            "logprobs": "their log-probs",
+            "selections": "their selections",
+            "headroom": "headroom of the subsets, …/SUBSET.parquet, to mark tasks by",
+            "adaptation": "rollouts and evaluations of adaptation runs, …/RUN/step=N/NAME.parquet, for the explorer",
+            "tables": "tables to show, in this order (CSV, or JSON)",
+            "figures": "figures to show, in this order (SVG)",
+            "captions": "their captions, NAME.rst (reStructuredText); one without a caption has its name",
         },
     ),
 )

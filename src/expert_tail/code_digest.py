@@ -3,6 +3,7 @@
 Snakemake follows a rule's shell text, never the imports behind it. The digest covers a module and everything in this
 package that it imports, transitively, read from the sources without importing them. It is taken over the syntax tree
 without docstrings, so that a comment, a docstring or reformatting re-runs nothing, and a change of behaviour always does.
+Other files in the folder of a stage (templates) count byte for byte.
 """
 
 import ast
@@ -23,6 +24,9 @@ def code_digest(module: str, without: Iterable[str] = ()) -> str:
     for path in import_closure(module, (*without, *PLUMBING)):
         digest.update(path.relative_to(ROOT).as_posix().encode())
         digest.update(_normalised(path).encode())
+    for path in _other_files_of(module):
+        digest.update(path.relative_to(ROOT).as_posix().encode())
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -49,6 +53,12 @@ def _files_of(module: str) -> list[Path]:
     if place.with_suffix(".py").is_file():
         return [place.with_suffix(".py")]
     raise FileNotFoundError(f"no module {PACKAGE}.{module}")
+
+
+def _other_files_of(module: str) -> list[Path]:
+    """What lies in the folder of a package beside its code."""
+    files = ROOT.joinpath(*module.split(".")).rglob("*")
+    return sorted(path for path in files if path.is_file() and path.suffix not in (".py", ".pyc"))
 
 
 @cache

@@ -39,7 +39,7 @@ def run(
     rows = []
     with progress("adaptation_tables", len(adaptation.wanted) + len(probes)) as advance:
         for name in adaptation.wanted:
-            steps = _steps(runs / name, adaptation.runs[name])
+            steps = load_steps(runs / name, adaptation.runs[name])
             rows += run_table.trajectory(name, adaptation.runs[name], steps, budget, adaptation.patience, settings)
             advance()
         verdicts = pl.concat(
@@ -54,7 +54,8 @@ def run(
     log(f"adaptation_tables: {len(rows)} steps of {len(adaptation.wanted)} runs, {len(probes)} probes -> {output}")
 
 
-def _steps(folder: Path, run: Run) -> list[dict[str, pl.DataFrame]]:
+def load_steps(folder: Path, run: Run) -> list[dict[str, pl.DataFrame]]:
+    """The frames of each step of a run: rollouts, evaluations, account and, with fresh validation, the fresh ones."""
     kinds = _FRAMES | (_FRESH if run.is_fresh else {})
     return [
         {name: _frame(folder / f"step={step}" / f"{name}.parquet", kind) for name, kind in kinds.items()}

@@ -1,7 +1,6 @@
 """The aggregate stage: checks that artifacts fit together, then writes the tables and figures of the results folder."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import polars as pl
 
 from expert_tail import artifacts
 from expert_tail.aggregate import figures, tables
+from expert_tail.aggregate.loading import cells_of, check_grid
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.artifacts import ArtifactError, replacing
 from expert_tail.errors import UserError
@@ -16,8 +16,6 @@ from expert_tail.figure_style import save
 from expert_tail.progress import log, progress
 from expert_tail.select.stage import AGAIN, KEYS, join_samples, load, refuse
 from expert_tail.time_experts.verdict import NOT_WINNABLE, UNKNOWN
-
-Cells = dict[tuple[str, int], Path]  # the file of each (subset, seed)
 
 _MEASURED = ["speedup", "speedup_low", "speedup_high", "kernel_ms", "baseline_ms", "roofline_ms"]
 _PICKS = ["task_id", "seed", "strategy", "samples", "fast_1", "fast_1_confident", "speedup", "evaluations_used"]
@@ -93,8 +91,8 @@ def _load_cells(
     samples: list[Path], evaluations: list[Path], logprobs: list[Path], selections: list[Path]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The frames `samples` and `picks` of `tables`, over all subsets and seeds."""
-    files = {"samples": _cells(samples), "evaluations": _cells(evaluations)}
-    files |= {"logprobs": _cells(logprobs), "selections": _cells(selections)}
+    files = {"samples": cells_of(samples), "evaluations": cells_of(evaluations)}
+    files |= {"logprobs": cells_of(logprobs), "selections": cells_of(selections)}
     every = sorted(set().union(*files.values()))
     if not every:
         raise UserError("nothing to aggregate: no samples were given")
@@ -119,21 +117,10 @@ def _load_cells(
         )
         found = all_samples.filter(pl.col("subset") == name).select("task_id", "seed").unique()
         tasks = found.select("task_id").unique()
-        _check_grid(tasks, found, drawn)
+        check_grid(tasks, found, drawn)
         picks = all_picks.filter(pl.col("subset") == name).select("task_id", "strategy", "seed")
-        _check_grid(tasks.join(picks.select("strategy").unique(), how="cross"), picks, chosen)
+        check_grid(tasks.join(picks.select("strategy").unique(), how="cross"), picks, chosen)
     return all_samples, all_picks
-
-
-def _cells(paths: list[Path]) -> Cells:
-    found: Cells = {}
-    for path in paths:
-        seed = re.fullmatch(r"seed=(-?\d+)\.parquet", path.name)
-        if not seed:
-            raise UserError(f"{path}: expected a file .../SUBSET/seed=SEED.parquet")
-        if found.setdefault((path.parent.name, int(seed[1])), path) != path:
-            raise UserError(f"{path}: subset {path.parent.name}, seed {seed[1]} is there twice; give it once")
-    return found
 
 
 def _load_cell(
@@ -190,19 +177,6 @@ def _with_surprisal(
         .agg(pick_nll=pl.col("nll").mean(), pick_nll_mean=pl.col("nll_mean").mean())
     )
     return chosen.drop("samples").join(surprisal, on=key, how="left").select(pl.lit(subset).alias("subset"), pl.all())
-
-
-def _check_grid(wanted: pl.DataFrame, found: pl.DataFrame, files: dict[int, Path]) -> None:
-    """Every row of `wanted` must be there for every seed, and nothing else."""
-    for seed, path in sorted(files.items()):
-        there = found.filter(pl.col("seed") == seed)
-        refuse(wanted.join(there, on=wanted.columns, how="anti"), wanted.columns, f"{path} lacks", f"; {AGAIN}")
-        refuse(
-            there.join(wanted, on=wanted.columns, how="anti"),
-            wanted.columns,
-            f"{path} has",
-            f"without samples; {AGAIN}",
-        )
 
 
 def _checkpoints(rollouts: Path) -> list[int]:

@@ -1,5 +1,6 @@
 """Evaluate a samples artifact."""
 
+import time
 from pathlib import Path
 
 from expert_tail import artifacts
@@ -28,11 +29,11 @@ def run(evaluator: EvaluatorSettings, tasks: Path, samples: Path, output: Path) 
                 f"{samples}: sample {row['sample']} of task {row['task_id']} now gives another candidate; sample again"
             )
         candidates.append(Candidate(task, source))
+    began = time.monotonic()
     with progress(f"evaluating {notes['subset']}", len(candidates)) as advance, Evaluator(evaluator) as running:
         evaluations = running.evaluate(candidates, advance)
-    log(
-        f"{len(candidates)} samples, {len(set(candidates))} distinct: {running.cache.hits} known, {running.cache.misses} measured"
-    )
+    seconds, measured = time.monotonic() - began, running.cache.misses
+    log(f"{len(candidates)} samples, {len(set(candidates))} distinct: {running.cache.hits} known, {measured} measured")
     artifacts.write(
         output,
         "evaluations",
@@ -43,4 +44,6 @@ def run(evaluator: EvaluatorSettings, tasks: Path, samples: Path, output: Path) 
         ],
         subset=notes["subset"],
         settings=evaluator.model_dump_json(),
+        seconds=str(seconds),
+        measured=str(measured),
     )

@@ -87,7 +87,8 @@ class Bench:
     def close(self) -> None:
         self._stack.close()
         self._pool = {}
-        gc.collect()  # a failure's traceback refers to tensors, and to itself
+        if self.device.type == "cuda":
+            gc.collect()  # a failure's traceback refers to tensors, and to itself
         self._trim()
 
     def loaded(self, source: str, name: str) -> Arm:

@@ -18,9 +18,9 @@ def run(
 ) -> None:
     """Write the surprisal of every sample under the checkpoint in the folder `adapter`, …/RUN/step=N."""
     scorer = f"{adapter.parent.name}/{adapter.name}"
-    scored = score(prompt, runtime, tasks, policy, adapter, samples, scorer)
-    rows = [row | {"nll_tail": tail(logprobs)} for row, logprobs in scored]
-    artifacts.write(output, "probes", rows, subset=artifacts.notes(samples)["subset"])
+    scores = score(prompt, runtime, tasks, policy, adapter, samples, scorer)
+    rows = [row | {"nll_tail": tail(logprobs)} for row, logprobs in scores.rows]
+    artifacts.write(output, "probes", rows, subset=artifacts.notes(samples)["subset"], **scores.spent)
 
 
 def tail(logprobs: list[float]) -> float:

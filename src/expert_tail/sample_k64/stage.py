@@ -1,8 +1,10 @@
 """Draw K samples of every task of a subset, all tasks in one batch."""
 
+import time
 from pathlib import Path
 
 from expert_tail import artifacts
+from expert_tail.policy.counting import counted_tokens
 from expert_tail.policy.draw import draw
 from expert_tail.policy.load import load_policy
 from expert_tail.policy.settings import PromptSettings, RuntimeSettings
@@ -24,7 +26,11 @@ def run(
 ) -> None:
     chosen = tasks_of(tasks, subset)
     loaded = load_policy(policy, runtime, adapter)
-    with progress(f"sampling {subset} seed {seed}", len(chosen) * sampling.k) as advance:
+    began = time.monotonic()
+    with (
+        progress(f"sampling {subset} seed {seed}", len(chosen) * sampling.k) as advance,
+        counted_tokens(loaded.model) as computed,
+    ):
         draws = draw(
             loaded,
             chosen,
@@ -35,6 +41,7 @@ def run(
             seed=(seed,),
             advance=advance,
         )
+    spent = {"seconds": str(time.monotonic() - began), "computed_tokens": str(computed.tokens)}
     rows = [
         {
             "task_id": one.task.task_id,
@@ -52,4 +59,5 @@ def run(
         for of_task in draws
         for index, one in enumerate(of_task)
     ]
-    artifacts.write(output, "samples", rows, subset=subset, action=prompt.action, settings=sampling.model_dump_json())
+    settings = sampling.model_dump_json()
+    artifacts.write(output, "samples", rows, subset=subset, action=prompt.action, settings=settings, **spent)

@@ -1,12 +1,14 @@
 """Score a samples artifact under a checkpoint."""
 
+import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from expert_tail import artifacts
+from expert_tail.policy.counting import counted_tokens
 from expert_tail.policy.load import load_policy
 from expert_tail.policy.logprobs import packed_passes
 from expert_tail.policy.prompt import prompt_tokens
@@ -24,8 +26,19 @@ def run(
     samples: Path,
     output: Path,
 ) -> None:
-    rows = [row for row, _ in score(prompt, runtime, tasks, policy, adapter, samples)]
-    artifacts.write(output, "logprobs", rows, subset=artifacts.notes(samples)["subset"])
+    scores = score(prompt, runtime, tasks, policy, adapter, samples)
+    rows = [row for row, _ in scores.rows]
+    artifacts.write(output, "logprobs", rows, subset=artifacts.notes(samples)["subset"], **scores.spent)
+
+
+class Scores(NamedTuple):
+    """A row of the `logprobs` table for each sample, in the order of the artifact, beside the log-probs of its tokens.
+
+    `spent` has the seconds that it took, without loading, and the tokens that went through the model, as notes.
+    """
+
+    rows: list[tuple[dict[str, Any], list[float]]]
+    spent: dict[str, str]
 
 
 def score(
@@ -36,8 +49,8 @@ def score(
     adapter: Path | None,
     samples: Path,
     scorer: str = "",
-) -> list[tuple[dict[str, Any], list[float]]]:
-    """A row of the `logprobs` table for each sample, in the order of the artifact, beside the log-probs of its tokens.
+) -> Scores:
+    """The log-probs of every sample of an artifact under a checkpoint.
 
     `scorer` is what the rows call the checkpoint (left out: its own name).
     """
@@ -51,15 +64,21 @@ def score(
     prompts = [prompt_tokens(loaded.tokenizer, by_id[task_id].reference_source, prompt) for task_id in of_task]
     completions = [[row["token_ids"] for row in group] for group in of_task.values()]
     groups = list(of_task.values())
-    with progress(f"scoring {subset} under {loaded.checkpoint}", len(rows)) as advance, torch.no_grad():
+    began = time.monotonic()
+    with (
+        progress(f"scoring {subset} under {loaded.checkpoint}", len(rows)) as advance,
+        counted_tokens(loaded.model) as computed,
+        torch.no_grad(),
+    ):
         for pairs, logprobs in packed_passes(loaded.model, prompts, completions):
             for (i, j), logprobs_T in zip(pairs, logprobs, strict=True):
                 groups[i][j]["logprobs"] = logprobs_T.double().tolist()
             advance(len(pairs))
+    spent = {"seconds": str(time.monotonic() - began), "computed_tokens": str(computed.tokens)}
     result = []
     for row in rows:
         nll, n_tokens = -sum(row["logprobs"]), len(row["token_ids"])
         scored = {key: row[key] for key in ("task_id", "seed", "sample")}
         scored |= {"scorer": scorer or loaded.checkpoint, "nll": nll, "nll_mean": nll / n_tokens, "n_tokens": n_tokens}
         result.append((scored, row["logprobs"]))
-    return result
+    return Scores(result, spent)

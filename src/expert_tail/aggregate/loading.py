@@ -1,0 +1,106 @@
+"""Loading artifacts of several subsets and seeds: which file is whose, whether they fit together, and sets of tasks."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from expert_tail.artifacts import ArtifactError
+from expert_tail.errors import UserError
+from expert_tail.select.stage import AGAIN, KEYS, join_samples, load, refuse
+
+Cells = dict[tuple[str, int], Path]  # the file of each (subset, seed)
+
+
+def cells_of(paths: Sequence[Path]) -> Cells:
+    """The subset and seed of each file; a `UserError` names a path that says neither, or says what another one says."""
+    found: Cells = {}
+    for path in paths:
+        seed = re.fullmatch(r"seed=(-?\d+)\.parquet", path.name)
+        if not seed:
+            raise UserError(f"{path}: expected a file .../SUBSET/seed=SEED.parquet")
+        if found.setdefault((path.parent.name, int(seed[1])), path) != path:
+            raise UserError(f"{path}: subset {path.parent.name}, seed {seed[1]} is there twice; give it once")
+    return found
+
+
+def check_grid(wanted: pl.DataFrame, found: pl.DataFrame, files: Mapping[int, Path]) -> None:
+    """Every row of `wanted` must be there for every seed, and nothing else."""
+    for seed, path in sorted(files.items()):
+        there = found.filter(pl.col("seed") == seed)
+        refuse(wanted.join(there, on=wanted.columns, how="anti"), wanted.columns, f"{path} lacks", f"; {AGAIN}")
+        refuse(
+            there.join(wanted, on=wanted.columns, how="anti"),
+            wanted.columns,
+            f"{path} has",
+            f"without samples; {AGAIN}",
+        )
+
+
+def scored_samples(evaluations: Cells, logprobs: Cells) -> pl.DataFrame:
+    """Verdict and surprisal of every sample that was evaluated; a complete grid of tasks and seeds in each subset.
+
+    Columns: subset, task_id, seed, sample, candidate_sha256, status, speedup and speedup_low (0 unless correct, and where
+    the bound is missing), fast_1, fast_1_confident, nll, nll_mean (nats), n_tokens. Raises `ArtifactError` where files
+    are damaged, do not hold the same samples, or a sample has no surprisal.
+    """
+    if not evaluations:
+        raise UserError("no evaluations were given; name at least one file .../SUBSET/seed=SEED.parquet")
+    loaded = []
+    for (subset, seed), path in evaluations.items():
+        if (subset, seed) not in logprobs:
+            raise UserError(f"{path} has no log-probs beside it; give the file of subset {subset}, seed {seed}, too")
+        loaded.append(_scored(subset, seed, path, logprobs[subset, seed]))
+    samples = pl.concat(loaded)
+    for (name,), of_subset in samples.group_by("subset", maintain_order=True):
+        files = {seed: path for (subset, seed), path in evaluations.items() if subset == name}
+        check_grid(of_subset.select("task_id").unique(), of_subset.select("task_id", "seed").unique(), files)
+    return samples
+
+
+def _scored(subset: str, seed: int, evaluations: Path, logprobs: Path) -> pl.DataFrame:
+    verdicts = load(evaluations, "evaluations", [*KEYS, "candidate_sha256", "status", "speedup", "speedup_low"])
+    scores = load(logprobs, "logprobs", [*KEYS, "nll", "nll_mean", "n_tokens"])
+    refuse(verdicts.filter(pl.col("seed") != seed), KEYS, f"{evaluations} has", f"under seed {seed}; {AGAIN}")
+    if verdicts.is_empty():
+        raise ArtifactError(f"{evaluations} has no samples; {AGAIN}")
+    joined = join_samples(verdicts, evaluations, scores, logprobs)
+    for column in ("nll", "nll_mean"):
+        unusable = joined.filter(~pl.col(column).is_finite().fill_null(False))
+        refuse(unusable, KEYS, f"{logprobs}:", f"has no usable {column}; {AGAIN}")
+    correct = pl.col("status") == "correct"
+    fast = (pl.col("speedup") > 1).fill_null(False)
+    return joined.select(
+        pl.lit(subset).alias("subset"),
+        *KEYS,
+        "candidate_sha256",
+        "status",
+        pl.when(correct).then("speedup").fill_null(0.0).alias("speedup"),
+        pl.when(correct).then("speedup_low").fill_null(0.0).alias("speedup_low"),
+        (correct & fast).alias("fast_1"),
+        (correct & fast & (pl.col("speedup_low") > 1).fill_null(False)).alias("fast_1_confident"),
+        *("nll", "nll_mean", "n_tokens"),
+    )
+
+
+def task_sets(cells: Cells, groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """What to report on: each subset by itself, then each group whose subsets are all there, as lists of subsets.
+
+    Raises `UserError` where a group has the name of a subset, or its subsets have different seeds.
+    """
+    seeds: dict[str, set[int]] = {}
+    for subset, seed in cells:
+        seeds.setdefault(subset, set()).add(seed)
+    sets = {name: [name] for name in seeds}
+    for name, members in groups.items():
+        if name in seeds:
+            raise UserError(f"`comparison.groups.{name}` has the name of a subset; give it another name")
+        if not members or not set(members) <= set(seeds):
+            continue
+        if any(seeds[member] != seeds[members[0]] for member in members):
+            raise UserError(
+                f"the subsets of `comparison.groups.{name}` were sampled under different seeds; sample all of them"
+            )
+        sets[name] = list(members)
+    return sets

@@ -1,0 +1,222 @@
+"""Read the artifacts and results of a run, write the page."""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import itables
+import jinja2
+import polars as pl
+import yaml
+
+from expert_tail import artifacts
+from expert_tail.aggregate.settings import AggregateSettings
+from expert_tail.artifacts import ArtifactError, replacing
+from expert_tail.errors import UserError
+from expert_tail.progress import log
+from expert_tail.report_page import account, exhibits, explorer
+from expert_tail.report_page.account import Notes
+from expert_tail.report_page.headline import headlines
+from expert_tail.select.stage import AGAIN, KEYS, join_samples, load, refuse
+from expert_tail.time_experts.verdict import NOT_WINNABLE, UNKNOWN
+
+_PAGE = Path(__file__).parent / "page"
+_DATATABLES = Path(itables.__file__).parent / "html"  # the bundle that itables ships, for use offline
+_SAMPLES = [*KEYS, "completion", "candidate_sha256", "n_tokens", "finish_reason"]
+_EVALUATIONS = [*KEYS, "candidate_sha256", *artifacts.EVALUATION_COLUMNS]
+_PICKS = ["task_id", "seed", "strategy", "samples", "fast_1", "fast_1_confident", "speedup", "evaluations_used"]
+_ROLLOUTS = {"run": pl.String, "step": pl.Int32, "subset": pl.String, "task_id": pl.Int32, "seed": pl.Int64}
+_ROLLOUTS |= {"sample": pl.Int32, "completion": pl.String, "action": pl.String, "status": pl.String}
+_ROLLOUTS |= {"reason": pl.String, "error": pl.String, "n_tokens": pl.Int32, "trials": pl.Int32}
+_ROLLOUTS |= dict.fromkeys(
+    ["speedup", "speedup_low", "speedup_high", "kernel_ms", "baseline_ms", "roofline_ms"], pl.Float64
+)
+_ROLLOUTS |= {"nll": pl.Float64, "nll_mean": pl.Float64, "finish_reason": pl.String}
+
+
+def run(
+    settings: AggregateSettings,
+    config: Path,
+    tasks: Path,
+    rollouts: Path,
+    samples: list[Path],
+    evaluations: list[Path],
+    logprobs: list[Path],
+    selections: list[Path],
+    headroom: list[Path],
+    adaptation: list[Path],
+    tables: list[Path],
+    figures: list[Path],
+    captions: list[Path],
+    output: Path,
+) -> None:
+    """Write the page to `output`, whole or not at all.
+
+    `config` is the run's whole configuration (YAML). The four lists of artifacts have one file per subset and seed,
+    …/SUBSET/seed=N.parquet; the first subset is the one that the page begins with. `headroom` marks tasks, and may be
+    empty, like `adaptation`: rollouts and evaluations of the steps of runs, …/RUN/step=N/NAME.parquet. `tables` (CSV, JSON) and `figures` (SVG) are shown in their order, with the caption of the same name
+    (reStructuredText), if there is one. Raises `ArtifactError` or `UserError` where a file is missing, damaged or does not fit.
+    """
+    configuration = _configuration(config)
+    drawn, picks, notes = _load_cells(samples, evaluations, logprobs, selections)
+    notes.append(("rollouts", artifacts.notes(rollouts)))
+    suite = load(tasks, "tasks", ["task_id", "name", "reference_source", "split"])
+    suite = suite.unique("task_id", keep="first", maintain_order=True)
+    refuse(drawn.join(suite, on="task_id", how="anti"), ["task_id"], f"{tasks} lacks", f"; {AGAIN}")
+    suite = suite.join(_verdicts(headroom), on="task_id", how="left", maintain_order="left").with_columns(
+        pl.col("headroom").fill_null(UNKNOWN)
+    )
+    adapted = _load_adaptation(adaptation, suite, configuration["prompt"]["action"])
+    refuse(adapted.join(suite, on="task_id", how="anti"), ["task_id"], f"{tasks} lacks", f"; {AGAIN}")
+    unwinnable = set(suite.filter(pl.col("headroom") == NOT_WINNABLE)["task_id"])
+
+    of_name = {path.stem: exhibits.caption(_text(path), path.stem) for path in captions}
+    frames = {path.stem: exhibits.read_table(path) for path in tables}
+
+    def caption(name: str) -> exhibits.Caption:
+        return of_name.get(name) or exhibits.caption("", name)
+
+    page = {
+        "headlines": headlines(picks, unwinnable, settings),
+        "further": [
+            sentence
+            for sentence in (
+                account.adaptation_sentence(frames.get("adaptation")),
+                account.audit_sentence(frames.get("null_audit")),
+            )
+            if sentence
+        ],
+        "summary": account.summary(configuration, drawn),
+        "facts": account.facts(configuration, drawn, notes),
+        "cautions": account.cautions(drawn, notes, frames),
+        "tables": [exhibits.table(name, frame, caption(name), unwinnable) for name, frame in frames.items()],
+        "figures": [exhibits.figure(path.stem, _text(path), caption(path.stem)) for path in figures],
+        "n_samples": drawn.height,
+        "n_rollouts": adapted.height,
+        "configuration": config.read_text(),
+    }
+    with replacing(output) as temporary:
+        temporary.write_text(render(page, explorer.content(drawn, picks, adapted, suite)), encoding="utf-8")
+    log(
+        f"report_page: {len(tables)} tables, {len(figures)} figures and {drawn.height} samples -> {output} "
+        f"({output.stat().st_size / 1e6:.1f} MB)"
+    )
+
+
+def render(page: dict[str, Any], samples: dict[str, Any]) -> str:
+    """The page as HTML. Its policy of content lets no script run but the page's own, and nothing be fetched."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_PAGE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = exhibits.number
+    script = _text(_PAGE / "page.js")
+    return environment.get_template("page.html.j2").render(
+        **page,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        styles=[_text(_DATATABLES / "dt_bundle.css"), explorer.style(".code"), _text(_PAGE / "page.css")],
+        datatables=_packed(_text(_DATATABLES / "dt_bundle.js")),
+        samples=_packed(json.dumps(samples, separators=(",", ":"))),
+    )
+
+
+def _packed(text: str) -> str:
+    """gzip, then base64: small, and nothing in it can end the element that it stands in."""
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(_text(path))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML ({error}); remove it and run again") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no configuration; remove it and run again")
+    return found
+
+
+def _verdicts(headroom: list[Path]) -> pl.DataFrame:
+    empty = pl.DataFrame(schema={"task_id": pl.Int32, "headroom": pl.String})
+    found = [load(path, "headroom", ["task_id", "verdict"]).rename({"verdict": "headroom"}) for path in headroom]
+    return pl.concat([empty, *found]).unique("task_id", keep="first")
+
+
+def _load_cells(
+    samples: list[Path], evaluations: list[Path], logprobs: list[Path], selections: list[Path]
+) -> tuple[pl.DataFrame, pl.DataFrame, Notes]:
+    """All samples with verdict and surprisal, all selections, and the metadata of the files."""
+    if not samples:
+        raise UserError("nothing to report on: no samples were given")
+    others = {"evaluations": _places(evaluations), "logprobs": _places(logprobs), "selections": _places(selections)}
+    drawn, picks, notes = [], [], []
+    for (subset, seed), path in _places(samples).items():
+        for kind, places in others.items():
+            if (subset, seed) not in places:
+                raise UserError(
+                    f"subset {subset}, seed {seed} has no file of {kind}; give one for each file of samples"
+                )
+        of_cell = {kind: places[subset, seed] for kind, places in others.items()}
+        notes += [(kind, artifacts.notes(file)) for kind, file in [("samples", path), *of_cell.items()]]
+        drawn.append(_load_cell(subset, path, of_cell["evaluations"], of_cell["logprobs"]))
+        picks.append(load(of_cell["selections"], "selections", _PICKS).select(pl.lit(subset).alias("subset"), pl.all()))
+    return pl.concat(drawn), pl.concat(picks), notes
+
+
+def _load_cell(subset: str, samples: Path, evaluations: Path, logprobs: Path) -> pl.DataFrame:
+    action = artifacts.notes(samples).get("action")
+    if action is None:
+        raise ArtifactError(f"{samples} does not say which action its completions are; {AGAIN}")
+    drawn = load(samples, "samples", _SAMPLES)
+    verdicts = load(evaluations, "evaluations", _EVALUATIONS).rename({"candidate_sha256": "evaluated"})
+    joined = join_samples(drawn, samples, verdicts, evaluations)
+    stale = joined.filter(pl.col("candidate_sha256") != pl.col("evaluated"))
+    refuse(stale, KEYS, f"{evaluations}: the candidate of", f"is not that of {samples}; {AGAIN}")
+    joined = join_samples(joined, samples, load(logprobs, "logprobs", [*KEYS, "nll", "nll_mean"]), logprobs)
+    return joined.select(
+        pl.lit(subset).alias("subset"), pl.exclude("candidate_sha256", "evaluated"), pl.lit(action).alias("action")
+    )
+
+
+def _load_adaptation(paths: list[Path], suite: pl.DataFrame, action: str) -> pl.DataFrame:
+    """The rollouts of adaptation runs with their verdicts, as `explorer` takes them."""
+    frames = [pl.DataFrame(schema=_ROLLOUTS)]
+    for path in sorted(path for path in paths if path.name == "rollouts.parquet"):
+        verdicts = path.with_name("evaluations.parquet")
+        if verdicts not in paths:
+            raise UserError(f"{path} was given without {verdicts}; give both")
+        drawn = load(path, "adapt_rollouts", ["step", "task_id", "rollout", "completion", "token_ids"])
+        drawn = drawn.rename({"rollout": "sample"}).with_columns(n_tokens=pl.col("token_ids").list.len().cast(pl.Int32))
+        found = load(verdicts, "adapt_evaluations", [*KEYS, *artifacts.EVALUATION_COLUMNS])
+        joined = drawn.join(found, on=["task_id", "sample"], how="left").join(suite, on="task_id", how="left")
+        refuse(joined.filter(pl.col("status").is_null()), ["task_id", "sample"], f"{verdicts} lacks", f"; {AGAIN}")
+        known = {"run": path.parents[1].name, "action": action, "nll": None, "nll_mean": None, "finish_reason": None}
+        joined = joined.rename({"split": "subset"}).with_columns(
+            **{name: pl.lit(value) for name, value in known.items()}
+        )
+        frames.append(joined.select(pl.col(name).cast(kind) for name, kind in _ROLLOUTS.items()))
+    return pl.concat(frames)
+
+
+def _places(paths: list[Path]) -> dict[tuple[str, int], Path]:
+    found: dict[tuple[str, int], Path] = {}
+    for path in paths:
+        seed = re.fullmatch(r"seed=(-?\d+)\.parquet", path.name)
+        if not seed:
+            raise UserError(f"{path}: expected a file …/SUBSET/seed=SEED.parquet")
+        found[path.parent.name, int(seed[1])] = path
+    return found
