@@ -35,11 +35,6 @@ class Policy:
     device: torch.device
     identity: dict[str, str]  # name, and the weights' checksums where they are known
 
-    @property
-    def has_channels(self) -> bool:
-        """Whether special tokens mark the channels of an answer, as in GPT-OSS."""
-        return "<|channel|>" in self.tokenizer.get_vocab()
-
 
 def load_policy(
     folder: str | Path, runtime: RuntimeSettings, adapter: str | Path | None = None, *, trainable: bool = False

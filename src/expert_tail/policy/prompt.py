@@ -78,6 +78,11 @@ def prompt_tokens(tokenizer: Any, reference_source: str, settings: PromptSetting
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def has_channels(tokenizer: Any) -> bool:
+    """Whether special tokens mark the channels of an answer (GPT-OSS): without them it would read `finalreturn x`."""
+    return tokenizer.convert_tokens_to_ids("<|channel|>") not in (None, tokenizer.unk_token_id)
+
+
 def _user(content: str) -> Message:
     return {"role": "user", "content": content}
 
