@@ -319,6 +319,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_tasks(commands)
     _add_evaluate(commands)
     _add_cache(commands)
+    _add_plan(commands)
     return parser
 
 
@@ -433,6 +434,44 @@ def _cache(given: argparse.Namespace) -> None:
             indent=None if given.json else 1,
         )
     )
+
+
+def _add_plan(commands: Any) -> None:
+    text = "what a configuration will take: jobs, GPU hours, tokens, disk and memory, before anything is started"
+    command = commands.add_parser("plan", help=text, description=text)
+    command.add_argument("--config", type=Path, nargs="*", default=[], metavar="FILE", help="as snakemake --configfile")
+    command.add_argument("--target", default="all", help="rule or file (default: all)")
+    command.add_argument("--directory", type=Path, default=Path(), help="where it would run; what is there is done")
+    command.add_argument(
+        "--snakefile", type=Path, default=Path("Snakefile"), help="of the workflow (default: Snakefile)"
+    )
+    command.add_argument("--device", choices=("cpu", "h100"), help="default: h100 for sizes of a GPU, else cpu")
+    command.add_argument(
+        "--parameters", type=float, metavar="BILLIONS", help="of the policy, where its name does not say"
+    )
+    command.add_argument("--active", type=float, metavar="BILLIONS", help="of a mixture of experts: those of one token")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=_plan)
+
+
+def _plan(given: argparse.Namespace) -> None:
+    from expert_tail.plan.stage import as_json, as_text, plan
+
+    if not given.snakefile.exists():
+        raise UserError(
+            f"there is no {given.snakefile}; run this in the workflow's folder, or give --snakefile", is_usage=True
+        )
+    arguments = (
+        given.config,
+        given.target,
+        given.directory,
+        given.snakefile,
+        given.device,
+        given.parameters,
+        given.active,
+    )
+    made = plan(*arguments)
+    print(as_json(made) if given.json else as_text(made))
 
 
 if __name__ == "__main__":
