@@ -36,11 +36,7 @@ rule report_page:
         logprobs=every("logprobs", CONFIG.compared_subsets),
         selections=every("selections", CONFIG.compared_subsets),
         headroom=headroom_of(CONFIG.compared_subsets if CONFIG.headroom.mark else []),
-        adaptation=[
-            file
-            for run in CONFIG.runs
-            for file in steps_of(run, ["rollouts.parquet", "evaluations.parquet"])
-        ],
+        adaptation=[file for run in CONFIG.runs for file in steps_of(run, ["rollouts.parquet", "evaluations.parquet"])],
         tables=REPORTED_TABLES,
         figures=REPORTED_FIGURES,
         captions=captions_of(REPORTED_TABLES + REPORTED_FIGURES),
