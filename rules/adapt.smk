@@ -35,6 +35,7 @@ for _run in CONFIG.adaptation.runs:
         resources:
             mem_mb=6000,
             runtime=240,
+            processes=CONFIG.policy.processes,
         params:
             code=_CODE,
             policy=folder_of("policy"),
@@ -46,7 +47,8 @@ for _run in CONFIG.adaptation.runs:
             runtime=flags("policy", RuntimeSettings),
             evaluator=flags("evaluator"),
         shell:
-            "expert-tail --log {log} adapt --tasks {input.tasks} --policy {params.policy} --adapter {params.adapter}"
+            "expert-tail --log {log} --processes {resources.processes} adapt"
+            " --tasks {input.tasks} --policy {params.policy} --adapter {params.adapter}"
             " --state {params.folder}/state --output {params.folder}"
             " {params.run} {params.sampling} {params.prompt} {params.runtime} {params.evaluator}"
 

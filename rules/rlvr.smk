@@ -26,6 +26,7 @@ rule rlvr_train:
     resources:
         mem_mb=6000,
         runtime=240,
+        processes=CONFIG.policy.processes,
     params:
         code=digest("rlvr_train", without=_WITHOUT),
         policy=folder_of("policy"),
@@ -35,6 +36,7 @@ rule rlvr_train:
         runtime=flags("policy", RuntimeSettings),
         evaluator=flags("evaluator"),
     shell:
-        "expert-tail --log {log} rlvr_train --tasks {input.tasks} --policy {params.policy} --state artifacts/rlvr/state"
+        "expert-tail --log {log} --processes {resources.processes} rlvr_train"
+        " --tasks {input.tasks} --policy {params.policy} --state artifacts/rlvr/state"
         " --checkpoints artifacts/rlvr/checkpoints --output {output.rollouts}"
         " {params.rlvr} {params.lora} {params.prompt} {params.runtime} {params.evaluator}"

@@ -17,7 +17,7 @@ from typing import Any
 
 from expert_tail import __version__
 from expert_tail.errors import UserError
-from expert_tail.progress import log, log_quietly, log_to
+from expert_tail.progress import is_first_process, log, log_quietly, log_to
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Stage:
     values: dict[str, tuple[type, str]] = field(default_factory=dict)
 
 
+_TRAINS = ("rlvr_train", "adapt")  # stages that several processes may run together
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _POLICY = {
     "prompt": ("prompt", "expert_tail.policy.settings:PromptSettings"),
@@ -283,13 +284,15 @@ STAGES = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when it did what was asked, 1 on a failure the user can act on, 2 on bad arguments."""
     given = _parser().parse_args(arguments)
+    if given.processes > 1 and "RANK" not in os.environ:
+        _start_processes(given, sys.argv[1:] if arguments is None else arguments)
     try:
-        if given.log:
+        if given.log and is_first_process():
             log_to(given.log)
         given.run(given)
         sys.stdout.flush()
     except UserError as error:
-        log(f"expert-tail {given.command}: {error}")
+        log(f"expert-tail {given.command}: {error}", always=True)
         return 2 if error.is_usage else 1
     except BrokenPipeError:
         _discard_output()
@@ -305,6 +308,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _start_processes(given: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """Become torchrun, which runs this command line once in each process and ends them all where one fails."""
+    if given.command not in _TRAINS:
+        _parser().error(f"--processes is for {' and '.join(_TRAINS)}")
+    threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // given.processes))}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={given.processes}"]
+    os.execve(sys.executable, [*command, "--module", "--", "expert_tail", *arguments], threads | os.environ)
+
+
 def _discard_output() -> None:
     """What is still to be printed would fail again when the interpreter ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -314,6 +326,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="expert-tail", description=__doc__.partition("\n")[0])
     parser.add_argument("--version", action="version", version=f"expert-tail {__version__}")
     parser.add_argument("--log", type=Path, metavar="FILE", help="keep messages and plain progress in FILE too")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help=f"run {' or '.join(_TRAINS)} as N processes of this machine, each with a GPU where there are some",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for stage in STAGES:
         command = commands.add_parser(stage.name, help=stage.help, description=stage.help)
@@ -331,6 +350,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_tasks(commands)
     _add_evaluate(commands)
     _add_cache(commands)
+    _add_plan(commands)
     return parser
 
 
@@ -445,6 +465,44 @@ def _cache(given: argparse.Namespace) -> None:
             indent=None if given.json else 1,
         )
     )
+
+
+def _add_plan(commands: Any) -> None:
+    text = "what a configuration will take: jobs, GPU hours, tokens, disk and memory, before anything is started"
+    command = commands.add_parser("plan", help=text, description=text)
+    command.add_argument("--config", type=Path, nargs="*", default=[], metavar="FILE", help="as snakemake --configfile")
+    command.add_argument("--target", default="all", help="rule or file (default: all)")
+    command.add_argument("--directory", type=Path, default=Path(), help="where it would run; what is there is done")
+    command.add_argument(
+        "--snakefile", type=Path, default=Path("Snakefile"), help="of the workflow (default: Snakefile)"
+    )
+    command.add_argument("--device", choices=("cpu", "h100"), help="default: h100 for sizes of a GPU, else cpu")
+    command.add_argument(
+        "--parameters", type=float, metavar="BILLIONS", help="of the policy, where its name does not say"
+    )
+    command.add_argument("--active", type=float, metavar="BILLIONS", help="of a mixture of experts: those of one token")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=_plan)
+
+
+def _plan(given: argparse.Namespace) -> None:
+    from expert_tail.plan.stage import as_json, as_text, plan
+
+    if not given.snakefile.exists():
+        raise UserError(
+            f"there is no {given.snakefile}; run this in the workflow's folder, or give --snakefile", is_usage=True
+        )
+    arguments = (
+        given.config,
+        given.target,
+        given.directory,
+        given.snakefile,
+        given.device,
+        given.parameters,
+        given.active,
+    )
+    made = plan(*arguments)
+    print(as_json(made) if given.json else as_text(made))
 
 
 if __name__ == "__main__":

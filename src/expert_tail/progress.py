@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, plain lines elsewhere (batch logs, CI) and in the log file. All on stderr."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +36,14 @@ def log_to(path: Path) -> None:
         ) from error
 
 
-def log(message: str) -> None:
+def is_first_process() -> bool:
+    """False in the others of several processes that torchrun has started: they keep quiet."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def log(message: str, *, always: bool = False) -> None:
+    if not (always or is_first_process()):
+        return
     if _console.is_terminal:
         _console.print(message, markup=False)
     else:
@@ -60,7 +68,7 @@ def log_quietly(message: str) -> None:
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Advance]:
     """Yield the function that reports progress on `total` units of work called `title`."""
-    if not _console.is_terminal:
+    if not (_console.is_terminal and is_first_process()):
         yield _lines(title, total, log)
         return
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]

@@ -22,13 +22,14 @@ from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.evaluator import Candidate, Evaluator
 from expert_tail.policy.action import candidate_source
 from expert_tail.policy.counting import counted_tokens
-from expert_tail.policy.draw import Draw, draw, prompts_of
+from expert_tail.policy.draw import Draw, prompts_of
 from expert_tail.policy.load import Policy
 from expert_tail.policy.logprobs import completion_logprobs
 from expert_tail.policy.prompt import prompt_tokens
 from expert_tail.policy.settings import DrawSettings, PromptSettings
 from expert_tail.progress import log
 from expert_tail.tasks import Task
+from expert_tail.training.processes import ALONE, Processes, draw_together
 from expert_tail.training.reward import NormalisedReward
 from expert_tail.training.update import importance_sampling_step, rollouts_of
 
@@ -48,8 +49,10 @@ class Adaptation:
         policy: Policy,
         evaluator: Evaluator,
         start: Path,
+        processes: Processes = ALONE,
     ) -> None:
         self.name, self.run, self.draws, self.prompt, self.start = name, run, draws, prompt, start
+        self.processes = processes
         self.tasks, self.policy, self.evaluator = list(tasks), policy, evaluator
         self.prompts = prompts_of(policy, self.tasks, prompt)
         self.optimizer = torch.optim.Adam([p for p in policy.model.parameters() if p.requires_grad], lr=run.lr)
@@ -92,12 +95,13 @@ class Adaptation:
         try:
             with counted_tokens(model) as computed:
                 options = self.draws.model_dump()
-                draws = draw(self.policy, self.tasks, n, self.prompt, **options, seed=seed)
+                draws = draw_together(self.processes, self.policy, self.tasks, n, self.prompt, **options, seed=seed)
         except FloatingPointError as error:
             raise UserError(f"{self.name} step {step}: {error}; lower `lr`") from error
         sampled, known, measured = time.monotonic(), cache.hits, cache.misses
         flat = [one for of_task in draws for one in of_task]
-        verdicts = iter(self.evaluator.evaluate([Candidate(one.task, one.source) for one in flat]))
+        candidates = [Candidate(one.task, one.source) for one in flat]
+        verdicts = iter(self.processes.from_first(lambda: self.evaluator.evaluate(candidates)))
         known, measured = cache.hits - known, cache.misses - measured
         tokens = sum(
             len(prompt) + len(one.completion.token_ids)
@@ -107,7 +111,7 @@ class Adaptation:
         for key, value in {
             counter: len(flat),
             "student_tokens" if counter == "rollouts" else "fresh_tokens": tokens,
-            "sampling_computed": computed.tokens,
+            "sampling_computed": int(self.processes.sum(computed.tokens)),
             "sampling_s": sampled - began,
             "evaluating_s": time.monotonic() - sampled,
             "known": known,
@@ -261,7 +265,8 @@ class Adaptation:
                 rollouts_of(rollouts, [task.task_id for task in self.tasks]),
                 temperature=self.draws.temperature,
                 where=f"{self.name} step {account['step'] - 1}",
+                processes=self.processes,
             )
         account |= {"loss": done.loss, "gradient_norm": done.gradient_norm}
-        account["update_computed"] += computed.tokens
+        account["update_computed"] += int(self.processes.sum(computed.tokens))
         account["update_s"] += time.monotonic() - began

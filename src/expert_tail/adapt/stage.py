@@ -5,6 +5,7 @@ paper's Algorithm 1 gives θ_s the score of the rollouts that θ_{s−1} wrote; 
 step's folder holds all that the next update is made from, so a run that is killed or cannot go on keeps its trajectory.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from expert_tail import artifacts
@@ -18,6 +19,7 @@ from expert_tail.policy.settings import DrawSettings, PromptSettings, RuntimeSet
 from expert_tail.progress import log, progress
 from expert_tail.tasks import Task
 from expert_tail.tasks.stage import tasks_of
+from expert_tail.training.processes import together
 from expert_tail.training.steps import OPTIMIZER, Steps, restore, run_digest, save_optimizer
 
 
@@ -39,7 +41,7 @@ def run(
     one. What cannot be gone on with is a `UserError` that says which steps are kept, and where.
     """
     name = output.name
-    with artifacts.alone_in(state):
+    with together(runtime.device) as processes, artifacts.alone_in(state) if processes.is_first else nullcontext():
         chosen = _tasks(tasks, run)
         judge = Evaluator(evaluator)
         shaping = run.model_copy(update={"steps": 0, "start": None})
@@ -47,10 +49,10 @@ def run(
             state / run_digest("adapt.stage", shaping, draws, prompt, runtime, tasks, policy, adapter, judge.digest)
         )
         loaded = load_policy(policy, runtime, adapter, trainable=True)
-        with judge, progress(f"adapt {name}", run.steps + 1) as advance:
-            adaptation = Adaptation(name, run, draws, prompt, chosen, loaded, judge, adapter)
+        with judge if processes.is_first else nullcontext(), progress(f"adapt {name}", run.steps + 1) as advance:
+            adaptation = Adaptation(name, run, draws, prompt, chosen, loaded, judge, adapter, processes)
             trajectory = _Trajectory(adaptation, steps, output)
-            done = min(steps.finished(), run.steps + 1)
+            done = min(processes.from_first(steps.finished), run.steps + 1)
             try:
                 rollouts = trajectory.resume(done) if done else []
                 if done:
@@ -114,6 +116,18 @@ class _Trajectory:
         fresh = self.adaptation.sample_afresh(step, account) if self.run.is_fresh else None
         if step < self.run.steps:
             self.adaptation.score(rollouts, evaluations, account)
+        if self.adaptation.processes.is_first:
+            self._save(step, rollouts, evaluations, fresh, account)
+        return rollouts
+
+    def _save(
+        self,
+        step: int,
+        rollouts: list[Row],
+        evaluations: list[Row],
+        fresh: tuple[list[Row], list[Row]] | None,
+        account: Row,
+    ) -> None:
         with self.steps.making(step) as folder:
             save_adapter(self.adaptation.policy, folder)
             self._write(folder, "rollouts", "adapt_rollouts", rollouts)
@@ -126,9 +140,10 @@ class _Trajectory:
         if step > 0:
             (self.steps[step - 1] / OPTIMIZER).unlink(missing_ok=True)
         self._publish(step)
-        return rollouts
 
     def _write(self, folder: Path, name: str, kind: str, rows: list[Row]) -> None:
+        if not self.adaptation.processes.is_first:
+            return
         settings = {"run": self.adaptation.name, "settings": self.run.model_dump_json()}
         artifacts.write(folder / f"{name}.parquet", kind, rows, **settings, subset=self.run.subset or "")
 
@@ -136,4 +151,6 @@ class _Trajectory:
         return artifacts.read(self.steps[step] / f"{name}.parquet", f"adapt_{name}").to_pylist()
 
     def _publish(self, step: int) -> None:
+        if not self.adaptation.processes.is_first:
+            return
         artifacts.publish(self.steps[step], self.output / f"step={step}", without=[OPTIMIZER])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from expert_tail.policy.action import candidate_sha256, candidate_source
 from expert_tail.policy.load import Policy
-from expert_tail.policy.prompt import prompt_tokens
+from expert_tail.policy.prompt import has_channels, prompt_tokens
 from expert_tail.policy.sampler import Completion, sample
 from expert_tail.policy.settings import PromptSettings
 from expert_tail.progress import Advance
@@ -57,7 +57,7 @@ def prompts_of(policy: Policy, tasks: Sequence[Task], prompt: PromptSettings) ->
 
 def _made(policy: Policy, task: Task, completion: Completion, action: str) -> Draw:
     ids = completion.token_ids[:-1] if completion.finish_reason == "stop" else completion.token_ids
-    text = policy.tokenizer.decode(ids, skip_special_tokens=True)
+    text = policy.tokenizer.decode(ids, skip_special_tokens=not has_channels(policy.tokenizer))
     source = candidate_source(task.reference_source, text, action)
     return Draw(task, completion, text, source, candidate_sha256(source))
 

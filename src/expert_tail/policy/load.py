@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.quantization_config import Mxfp4Config
 
 from expert_tail.errors import UserError
 from expert_tail.policy.settings import LoraSettings, RuntimeSettings
@@ -41,7 +42,8 @@ def load_policy(
     """The policy in `folder`, with `adapter` on it; gradients are off unless the adapter is `trainable`.
 
     An adapter that is not to be trained is merged into float32 weights, which is faster and exact to rounding; in
-    bfloat16, where rounding would swallow it, it stays beside them.
+    bfloat16, where rounding would swallow it, it stays beside them. MXFP4 weights (GPT-OSS) are expanded to the dtype: no
+    gradient passes through their own kernels. With `runtime.spread` layers lie on all GPUs, as Accelerate places them.
     """
     folder, device = Path(folder), _device(runtime)
     if not (folder / "config.json").exists():
@@ -55,7 +57,8 @@ def load_policy(
             config=config,
             dtype=dtype,
             attn_implementation=_attention(config),
-            device_map={"": device},
+            device_map="auto" if runtime.spread and device.type == "cuda" else {"": device},
+            quantization_config=_expanded(config),
             local_files_only=True,
         )
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -85,6 +88,7 @@ def add_lora(policy: Policy, settings: LoraSettings, seed: int) -> Policy:
         r=settings.rank,
         lora_alpha=settings.alpha,
         target_modules=targets if targets == "all-linear" else [t.strip() for t in targets.split(",")],
+        target_parameters=settings.parameters or None,
         task_type="CAUSAL_LM",
     )
     cuda = [policy.device] if policy.device.type == "cuda" else []
@@ -94,6 +98,9 @@ def add_lora(policy: Policy, settings: LoraSettings, seed: int) -> Policy:
             model = get_peft_model(policy.model, config)
         except ValueError as error:
             raise UserError(f"`lora.targets`: {error}") from error
+    for parameter in settings.parameters:  # PEFT itself would only warn
+        if not any(name.endswith(parameter) for name in model.targeted_parameter_names):
+            raise UserError(f"`lora.parameters`: {policy.name} has no parameter `{parameter}`")
     policy.model = model.eval()
     return policy
 
@@ -165,15 +172,24 @@ def _device(runtime: RuntimeSettings) -> torch.device:
     there = torch.cuda.is_available()
     if runtime.device == "cuda" and not there:
         raise UserError("`device`: cuda was asked for, but torch sees no GPU here; set it to cpu or auto")
-    return (
-        torch.device("cuda", torch.cuda.current_device()) if there and runtime.device != "cpu" else torch.device("cpu")
-    )
+    if not there or runtime.device == "cpu":
+        return torch.device("cpu")
+    # Of several processes on one machine each has a GPU of its own, as torchrun numbers them.
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
 
 
 def _attention(config: Any) -> str:
     """sdpa, or eager for models whose attention it cannot express (GPT-OSS has attention sinks)."""
     supported = getattr(AutoModelForCausalLM._model_mapping[type(config)], "_supports_sdpa", False)
     return "sdpa" if supported else "eager"
+
+
+def _expanded(config: Any) -> Mxfp4Config | None:
+    """The instruction to expand MXFP4 weights while they are read; None for a policy that has none."""
+    quantization = getattr(config, "quantization_config", None) or {}
+    if quantization.get("quant_method") != "mxfp4":
+        return None
+    return Mxfp4Config(modules_to_not_convert=quantization.get("modules_to_not_convert"), dequantize=True)
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

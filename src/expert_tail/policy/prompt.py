@@ -23,7 +23,20 @@ _INSTRUCTIONS = {
 _IMPORTS = "import torch\nimport torch.nn as nn\nimport torch.nn.functional as F"
 
 # Template variables of reasoning models; other templates ignore them. A short answer needs no reasoning.
-_TEMPLATE_VARIABLES = {"enable_thinking": False, "reasoning_effort": "low"}
+_TEMPLATE_VARIABLES = {"enable_thinking": False, "reasoning_effort": "low", "date_string": "01 Jan 2026"}
+# Some templates write today's date, and tomorrow's prompt would be another one than was sampled from: it stands still.
+_DATE = "{%- macro strftime_now(format) -%}2026-01-01{%- endmacro -%}"
+
+# GPT-OSS' format, https://developers.openai.com/cookbook/articles/openai-harmony, without its system message: instructions
+# are the developer's, answers go to the final channel.
+_HARMONY = (
+    "{% for message in messages %}{% if message.role == 'system' %}"
+    "<|start|>developer<|message|># Instructions\n\n{{ message.content }}<|end|>"
+    "{% elif message.role == 'user' %}<|start|>user<|message|>{{ message.content }}<|end|>"
+    "{% else %}<|start|>assistant<|channel|>final<|message|>{{ message.content }}<|end|>"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+_HARMONY_TOKENS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
 
 
 @dataclass(frozen=True)
@@ -61,8 +74,13 @@ def prompt_tokens(tokenizer: Any, reference_source: str, settings: PromptSetting
         shown = _shown(example.reference_module(), settings)
         messages += [_user(shown), {"role": "assistant", "content": _answer(example, settings.action)}]
     messages.append(_user(_shown(reference_source, settings) + (then and f"\n\n{then}")))
-    text = _rendered(tokenizer, messages)
+    text = _harmony(tokenizer, messages) if settings.template == "harmony" else _rendered(tokenizer, messages)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def has_channels(tokenizer: Any) -> bool:
+    """Whether special tokens mark the channels of an answer (GPT-OSS): without them it would read `finalreturn x`."""
+    return tokenizer.convert_tokens_to_ids("<|channel|>") not in (None, tokenizer.unk_token_id)
 
 
 def _user(content: str) -> Message:
@@ -123,5 +141,19 @@ def _rendered(tokenizer: Any, messages: list[Message]) -> str:
         raise UserError(f"the chat template of {tokenizer.name_or_path} refuses the prompt: {error}") from error
 
 
-def _template(tokenizer: Any, messages: list[Message]) -> str:
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **_TEMPLATE_VARIABLES)
+def _harmony(tokenizer: Any, messages: list[Message]) -> str:
+    lacking = [token for token in _HARMONY_TOKENS if token not in tokenizer.get_vocab()]
+    if lacking:
+        raise UserError(
+            f"`prompt.template`: harmony needs the token {lacking[0]}, which {tokenizer.name_or_path} has not; set it to own"
+        )
+    return _template(tokenizer, messages, chat_template=_HARMONY)
+
+
+def _template(tokenizer: Any, messages: list[Message], chat_template: str | None = None) -> str:
+    template = tokenizer.get_chat_template(chat_template)
+    if "strftime_now" in template:
+        template = _DATE + template
+    return tokenizer.apply_chat_template(
+        messages, chat_template=template, tokenize=False, add_generation_prompt=True, **_TEMPLATE_VARIABLES
+    )

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from expert_tail.settings import Settings
 
@@ -23,10 +23,22 @@ class RuntimeSettings(Settings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and activations")
+    spread: bool = Field(
+        False, description="layers over all GPUs of the machine, for a policy larger than one (transformers engine)"
+    )
 
 
 class PolicySettings(FetchSettings, RuntimeSettings):
     name: str = Field("smollm2-135m-instruct", pattern=r"^[\w.-]+$", description="folder below artifacts/policy/")
+    processes: Count = Field(
+        1, description="that train one adapter together, each with a GPU and the whole policy (rlvr_train and adapt)"
+    )
+
+    @model_validator(mode="after")
+    def _places(self) -> "PolicySettings":
+        if self.spread and self.processes > 1:
+            raise ValueError("`spread` gives all GPUs to one process; leave `processes` at 1")
+        return self
 
 
 class PromptSettings(Settings):
@@ -35,6 +47,11 @@ class PromptSettings(Settings):
         "class", description="what it is shown of the task: class Model, or the whole module"
     )
     examples: int = Field(3, ge=0, le=3, description="worked examples before the task")
+    template: Literal["own", "harmony"] = Field(
+        "own",
+        description="own: the tokenizer's chat template; harmony: GPT-OSS' format without its standard system message, "
+        "as in the paper",
+    )
 
 
 class DrawSettings(Settings):
@@ -48,3 +65,8 @@ class LoraSettings(Settings):
     rank: Count = Field(16, description="rank of the adapter")
     alpha: Count = Field(32, description="scaling of the adapter times its rank")
     targets: str = Field("all-linear", description="PEFT target modules: all-linear, or names separated by commas")
+    parameters: list[str] = Field(
+        [],
+        description="PEFT target parameters beside them, for experts that are no linear layers: "
+        "mlp.experts.gate_up_proj, mlp.experts.down_proj",
+    )

@@ -1,6 +1,8 @@
 """The training loop: sample, evaluate, reward, update; every finished step on disk before the next one starts."""
 
 import shutil
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,14 @@ from expert_tail import artifacts
 from expert_tail.errors import UserError
 from expert_tail.evaluator.evaluator import Candidate, Evaluator
 from expert_tail.evaluator.settings import EvaluatorSettings
-from expert_tail.policy.draw import Draw, draw, prompts_of
+from expert_tail.policy.draw import Draw, prompts_of
 from expert_tail.policy.load import Policy, add_lora, load_policy, save_adapter
 from expert_tail.policy.settings import LoraSettings, PromptSettings, RuntimeSettings
 from expert_tail.progress import log, progress
 from expert_tail.rlvr_train.settings import RlvrSettings
 from expert_tail.tasks import TRAIN, Task
 from expert_tail.tasks.stage import tasks_of
+from expert_tail.training.processes import draw_together, together
 from expert_tail.training.reward import NormalisedReward, group_advantages
 from expert_tail.training.steps import OPTIMIZER, Steps, restore, run_digest, save_optimizer
 from expert_tail.training.update import importance_sampling_step, rollouts_of
@@ -40,7 +43,7 @@ def run(
 
     Writes all rollouts to `output` and adapters to `checkpoints`/step={n} for each n in `rlvr.checkpoints`.
     """
-    with artifacts.alone_in(state):
+    with together(runtime.device) as processes, artifacts.alone_in(state) if processes.is_first else nullcontext():
         chosen = tasks_of(tasks, TRAIN)
         if len(chosen) < rlvr.tasks_per_step:
             raise UserError(
@@ -49,7 +52,7 @@ def run(
         judge = Evaluator(evaluator)
         judged_by = judge.digest if rlvr.retrain_on_evaluator_change else ""
         steps = _Trained(state / run_digest("rlvr_train", rlvr, lora, prompt, runtime, tasks, policy, judged_by))
-        done = steps.finished()
+        done = processes.from_first(steps.finished)
         if done:
             log(f"rlvr_train: going on after step {done - 1}, as {steps.folder} holds it")
         trained = add_lora(load_policy(policy, runtime), lora, rlvr.seed)
@@ -60,12 +63,13 @@ def run(
             restore(trained, optimizer, steps.adapter(done - 1), steps[done - 1])
             for row in steps.rollouts(done).select(["task_id", "speedup"]).to_pylist():
                 reward.observe(row["task_id"], [row["speedup"]])
-        with progress("rlvr_train", rlvr.steps) as advance, judge:
+        with progress("rlvr_train", rlvr.steps) as advance, judge if processes.is_first else nullcontext():
             if done:
                 advance(done)
             for step in range(done, rlvr.steps):
                 batch = _batch(chosen, rlvr, step)
-                draws = draw(
+                draws = draw_together(
+                    processes,
                     trained,
                     batch,
                     rlvr.rollouts_per_task,
@@ -74,7 +78,7 @@ def run(
                     max_tokens=rlvr.max_tokens,
                     seed=(rlvr.seed, step),
                 )
-                rows = _rewarded(step, draws, judge, reward)
+                rows = processes.from_first(partial(_rewarded, step, draws, judge, reward))
                 importance_sampling_step(
                     trained.model,
                     optimizer,
@@ -82,18 +86,20 @@ def run(
                     rollouts_of(rows, [task.task_id for task in batch]),
                     temperature=rlvr.temperature,
                     where=f"step {step}",
+                    processes=processes,
                 )
-                steps.save(step, rows, trained, optimizer, keep=set(rlvr.checkpoints))
+                if processes.is_first:
+                    steps.save(step, rows, trained, optimizer, keep=set(rlvr.checkpoints))
                 advance(
                     reward=float(np.mean([row["reward"] for row in rows])),
                     correct=float(np.mean([row["status"] == "correct" for row in rows])),
                     fast_1=float(np.mean([row["speedup"] > 1 for row in rows])),
                 )
-        for n in rlvr.checkpoints:
-            artifacts.publish(steps.adapter(n - 1), checkpoints / f"step={n}")
-        artifacts.write(
-            output, "rollouts", steps.rollouts(rlvr.steps), settings=rlvr.model_dump_json(), evaluator=judge.digest
-        )
+        if processes.is_first:
+            for n in rlvr.checkpoints:
+                artifacts.publish(steps.adapter(n - 1), checkpoints / f"step={n}")
+            rollouts = steps.rollouts(rlvr.steps)
+            artifacts.write(output, "rollouts", rollouts, settings=rlvr.model_dump_json(), evaluator=judge.digest)
 
 
 def _batch(tasks: list[Task], rlvr: RlvrSettings, step: int) -> list[Task]:

@@ -17,6 +17,7 @@ import torch
 from expert_tail.errors import UserError
 from expert_tail.policy.logprobs import packed_passes
 from expert_tail.progress import log
+from expert_tail.training.processes import ALONE, Processes
 
 
 class Rollout(NamedTuple):
@@ -55,10 +56,11 @@ def importance_sampling_step(
     *,
     temperature: float,
     where: str,
+    processes: Processes = ALONE,
 ) -> Update:
     """Accumulate the gradient over all passes, then step once.
 
-    `rollouts[i]` are of `prompts[i]`. Where every advantage is zero, the model and the optimiser stay as they are. Raises
+    `rollouts[i]` are of `prompts[i]`; each of the processes runs those of its share of the prompts. Where every advantage is zero, the model and the optimiser stay as they are. Raises
     `ValueError` for a rollout with another number of log-probs or advantages than tokens, and a `UserError` that names
     `where` for a loss or gradient that is not finite, before the step is taken.
     """
@@ -69,15 +71,17 @@ def importance_sampling_step(
     n = sum(len(of_prompt) for of_prompt in rollouts)
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    tokens = [[one.token_ids for one in of_prompt] for of_prompt in used]
+    mine = processes.share([i for i, of_prompt in enumerate(used) if of_prompt])
+    prompts, tokens = [prompts[i] for i in mine], [[one.token_ids for one in used[i]] for i in mine]
     for pairs, logprobs in packed_passes(model, prompts, tokens, temperature=temperature):
-        terms = [_loss(logprobs_T, used[i][j]) for (i, j), logprobs_T in zip(pairs, logprobs, strict=True)]
+        terms = [_loss(logprobs_T, used[mine[i]][j]) for (i, j), logprobs_T in zip(pairs, logprobs, strict=True)]
         loss = torch.stack(terms).sum() / n
         loss.backward()
         total += loss.item()
-    norm = torch.nn.utils.get_total_norm(
-        [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    ).item()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    processes.sum_gradients(parameters)
+    total = processes.sum(total)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).item()
     if not math.isfinite(total) or not math.isfinite(norm):
         raise UserError(f"{where}: loss {total} and gradient norm {norm} are not finite; lower the learning rate")
     optimizer.step()

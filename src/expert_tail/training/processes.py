@@ -1,0 +1,92 @@
+"""Several processes that train one adapter: each has the whole policy, draws its share of the tasks and runs its share of
+an update; the first one evaluates and writes.
+
+`expert-tail --processes N STAGE …` starts them with torchrun (so may a user, on more than one machine); without it there
+is one process, and everything here is the identity. Weights stay equal because all processes apply the same summed
+gradient to the same adapter.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+
+from expert_tail.policy.draw import Draw, draw
+from expert_tail.policy.load import Policy
+from expert_tail.tasks import Task
+
+T = TypeVar("T")
+
+
+class Processes:
+    """This process among those of a run: `rank` of `size`."""
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank, self.size = rank, size
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Every `size`-th of the items, from `rank` on."""
+        return items[self.rank :: self.size]
+
+    def gathered(self, shares: list[T]) -> list[T]:
+        """The results of all processes' shares, in the order of the items that were shared out."""
+        if self.size == 1:
+            return shares
+        numbered = gather_object([(self.rank + self.size * i, one) for i, one in enumerate(shares)])
+        return [one for _, one in sorted(numbered, key=lambda pair: pair[0])]
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What `make` returns in the first process; the others wait for it."""
+        if self.size == 1:
+            return make()
+        (value,) = broadcast_object_list([make() if self.is_first else None])
+        return value
+
+    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Give every process the sum of all processes' gradients; where none has one, there is none."""
+        if self.size == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([parameter.grad.flatten() for parameter in parameters])  # type: ignore[union-attr]
+        dist.all_reduce(flat)
+        parts = flat.split([parameter.numel() for parameter in parameters])
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def sum(self, value: float) -> float:
+        return value if self.size == 1 else sum(gather_object([value]))
+
+
+ALONE = Processes()
+PATIENCE = timedelta(days=1)  # how long processes wait for the first one, which evaluates
+
+
+def draw_together(
+    processes: Processes, policy: Policy, tasks: Sequence[Task], *settings: Any, **options: Any
+) -> list[list[Draw]]:
+    """`draw`, each process for its share of the tasks: the same draws as one process makes for all of them."""
+    mine = processes.share(tasks)
+    return processes.gathered(draw(policy, mine, *settings, **options) if mine else [])
+
+
+@contextmanager
+def together(device: str) -> Iterator[Processes]:
+    """The processes that this one was started with, on `device` as `policy.device` names it."""
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    state = PartialState(cpu=on_cpu, timeout=PATIENCE) if "RANK" in os.environ else PartialState(cpu=on_cpu)
+    try:
+        yield Processes(state.process_index, state.num_processes)
+    finally:
+        state.destroy_process_group()

@@ -1,0 +1,81 @@
+"""Every configuration that is shipped: it parses, and its dry run plans the jobs that its settings call for."""
+
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from injection import ROOT, snakemake
+
+from expert_tail.config import Config, parse_config
+from expert_tail.policy.settings import PolicySettings
+
+# Each with what it is to be used with; all of them on top of config.yaml.
+COMBINATIONS = [["smoke"], ["h100"], ["qwen2.5-coder-7b"], ["gpt-oss-120b", "adaptation"]]
+
+
+def files_of(names: list[str]) -> list[Path]:
+    return [ROOT / "configs" / f"{name}.yaml" for name in names]
+
+
+def merged(files: list[Path]) -> Config:
+    """As Snakemake merges configuration files: dictionaries key by key, everything else replaced."""
+    values: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text())
+    for file in files:
+        _update(values, yaml.safe_load(file.read_text()))
+    return parse_config(values)
+
+
+def _update(values: dict[str, Any], others: dict[str, Any]) -> None:
+    for key, value in others.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _update(values[key], value)
+        else:
+            values[key] = value
+
+
+def jobs_of(folder: Path, files: list[Path]) -> dict[str, int]:
+    options = ["--configfile", *files] if files else []
+    done = subprocess.run(snakemake(folder, "-n", "all", *options), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
+    lines = (line.split() for line in done.stdout.partition("Job stats:")[2].partition("\n\n")[0].splitlines())
+    return {parts[0]: int(parts[1]) for parts in lines if len(parts) == 2 and parts[1].isdigit()}
+
+
+def test_every_file_is_tried() -> None:
+    assert {name for names in COMBINATIONS for name in names} == {file.stem for file in ROOT.glob("configs/*.yaml")}
+
+
+@pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
+def test_plans_the_jobs_of_its_settings(names: list[str], tmp_path: Path) -> None:
+    config, jobs = merged(files_of(names)), Counter(jobs_of(tmp_path, files_of(names)))
+    cells = len(config.compared_subsets) * len(config.sampling.seeds)
+    for rule in ("sample_k64", "compile_and_time", "score_logprobs", "select"):
+        assert jobs[rule] == cells, rule
+    assert {rule.removeprefix("adapt_") for rule in jobs if rule.startswith("adapt_")} == set(config.runs)
+    assert jobs["nll_probe"] == sum(config.adaptation.runs[run].steps + 1 for run in config.probed_runs)
+    assert jobs["rlvr_train"] == jobs["fetch_policy"] == jobs["aggregate"] == jobs["null_audit"] == 1
+
+
+def test_the_paper_is_what_gpt_oss_is_configured_for() -> None:
+    config = merged(files_of(["gpt-oss-120b", "adaptation"]))
+    evaluated = sorted(task for tasks in config.tasks.held_out.values() for task in tasks)
+    assert evaluated == [4, 5, 12, 14, 15, 18, 28, 29, 30, 32, 36, 55, 65, 70, 76, 82, 87, 89, 95, 98]
+    assert (config.rlvr.steps, config.rlvr.tasks_per_step, config.rlvr.rollouts_per_task) == (40, 8, 8)
+    assert config.rlvr.checkpoints == [10, 20, 30, 40]
+    assert config.lora.rank == 16
+    assert (config.sampling.k, config.sampling.seeds) == (64, [42, 43])
+    for drawn in (config.rlvr, config.sampling):
+        assert (drawn.temperature, drawn.max_tokens) == (0.25, 1024)
+    batch = [config.adaptation.runs[f"batch-{seed}"] for seed in (42, 43, 44)]
+    assert [run.seed for run in batch] == [42, 43, 44]
+    assert {(run.lr, run.steps, run.rollouts, run.reward) for run in batch} == {(1e-5, 8, 32, "normalised")}
+    assert config.rlvr.learning_rate == 1e-5
+    assert config.prompt.template == "harmony"
+
+
+def test_a_spread_policy_is_one_process() -> None:
+    with pytest.raises(ValueError, match="leave `processes` at 1"):
+        PolicySettings(spread=True, processes=2)

@@ -1,0 +1,132 @@
+"""Several processes that train one adapter, on the CPU through gloo: the same draws and the same update as one process."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from injection import expert_tail
+from safetensors.torch import load_file
+from test_gpt_oss import BOTH, HARMONY, folder, loaded
+
+from expert_tail import artifacts
+from expert_tail.evaluator.settings import EvaluatorSettings
+from expert_tail.policy.draw import prompts_of
+from expert_tail.policy.settings import LoraSettings, RuntimeSettings
+from expert_tail.rlvr_train.settings import RlvrSettings
+from expert_tail.tasks import load_suite
+from expert_tail.tasks.settings import TaskSettings
+from expert_tail.tasks.stage import run as write_tasks
+from expert_tail.training.processes import ALONE, Processes, draw_together, together
+from expert_tail.training.update import Rollout, importance_sampling_step
+
+__all__ = ["folder"]  # a fixture
+
+TASKS = [task for task in load_suite("level1", "cpu") if task.task_id in (5, 19, 20)]
+CASES = (False, True)  # whether all the work is in the first process' share, and the others have nothing to add
+OPTIONS = {"temperature": 0.7, "max_tokens": 5, "seed": (1,)}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def work(processes: Processes, policy_folder: Path, only_first: bool) -> dict[str, object]:
+    """Draws, then two updates whose rollouts are weighted by hand; run by every process, and by the test alone."""
+    torch.set_num_threads(1)
+    policy = loaded(policy_folder, BOTH)
+    draws = draw_together(processes, policy, TASKS, 3, HARMONY, **OPTIONS)
+    parameters = [p for p in policy.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=1e-2)
+    rollouts = [
+        [
+            Rollout(one.completion.token_ids, one.completion.tempered_logprobs, (t + 1) * (k - 1.0))
+            for k, one in enumerate(of_task)
+        ]
+        for t, of_task in enumerate(draws)
+    ]
+    if only_first:
+        rollouts = [rollouts[0], *([r._replace(advantage=0.0) for r in of_task] for of_task in rollouts[1:])]
+    updates = [
+        importance_sampling_step(
+            policy.model,
+            optimizer,
+            prompts_of(policy, TASKS, HARMONY),
+            rollouts,
+            temperature=0.7,
+            where="here",
+            processes=processes,
+        )
+        for _ in range(2)
+    ]
+    return {
+        "tokens": [[one.completion.token_ids for one in of_task] for of_task in draws],
+        "updates": [list(update) for update in updates],
+        "weights": torch.cat([p.detach().flatten() for p in parameters]).tolist(),
+    }
+
+
+def test_two_processes_draw_and_update_like_one(folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
+    done = subprocess.run(
+        [*command, str(folder), str(tmp_path)],
+        env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[:3000]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first == second  # bit for bit, or the two adapters would drift apart
+    for of_two, only_first in zip(first, CASES, strict=True):
+        alone = work(ALONE, folder, only_first)
+        assert of_two["tokens"] == alone["tokens"]
+        torch.testing.assert_close(
+            torch.tensor(of_two["updates"]), torch.tensor(alone["updates"]), atol=1e-4, rtol=1e-3
+        )
+        # Adam's first steps are lr times the sign: where a gradient is no more than rounding, so is its sign.
+        close = torch.isclose(torch.tensor(of_two["weights"]), torch.tensor(alone["weights"]), atol=1e-4)
+        assert close.float().mean() > 0.995
+
+
+def test_training_as_two_processes(folder: Path, tmp_path: Path) -> None:
+    """The command line: one log, one set of files, whole though two processes ran."""
+    write_tasks(
+        TaskSettings(subsets={"rest": [i for i in range(1, 101) if i not in (5, 19)]}), tmp_path / "tasks.parquet"
+    )
+    names = ("state", "checkpoints", "rollouts.parquet")
+    state, checkpoints, output = (tmp_path / name for name in names)
+    sections = {
+        "rlvr": RlvrSettings(steps=1, tasks_per_step=2, rollouts_per_task=2, checkpoints=[1], max_tokens=4),
+        "lora": LoraSettings(rank=2, targets="q_proj,v_proj"),
+        "prompt": HARMONY,
+        "policy": RuntimeSettings(device="cpu"),
+        "evaluator": EvaluatorSettings(correctness_trials=1, min_pairs=6, max_pairs=6),
+    }
+    paths = {"tasks": tmp_path / "tasks.parquet", "policy": folder, "state": state}
+    paths |= {"checkpoints": checkpoints, "output": output}
+    log = tmp_path / "train.log"
+    flags = [part for section, settings in sections.items() for part in shlex.split(settings.flags(section))]
+    before = ["--log", str(log), "--processes", "2", "rlvr_train"]
+    command = expert_tail(*before, *(f"--{name}={path}" for name, path in paths.items()), *flags)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[:3000]
+    rows = artifacts.read(output, "rollouts").to_pylist()
+    assert [(row["task_id"], row["rollout"]) for row in rows] == [(5, 0), (5, 1), (19, 0), (19, 1)]
+    assert load_file(checkpoints / "step=1" / "adapter_model.safetensors")
+    assert log.read_text().count("rlvr_train: 1/1") == 1
+    assert done.stderr.count("rlvr_train: 1/1") == 1
+
+
+def test_only_training_runs_as_several_processes() -> None:
+    done = subprocess.run(
+        expert_tail("--processes", "2", "headroom", "--output", "x", "--measured"), capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "--processes is for rlvr_train and adapt" in done.stderr
+
+
+if __name__ == "__main__":  # one of the processes of the first test
+    with together("cpu") as here:
+        result = [work(here, Path(sys.argv[1]), only_first) for only_first in CASES]
+        (Path(sys.argv[2]) / f"{here.rank}.json").write_text(json.dumps(result))
