@@ -28,9 +28,11 @@ include: "rules/probes.smk"
 include: "rules/results.smk"
 
 
+# On a cluster these run where snakemake was started: compute nodes often have no network.
 localrules:
     all,
     tasks,
+    fetch_policy,
     record_config,
 
 
