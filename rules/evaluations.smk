@@ -8,7 +8,7 @@ scattergather:
 
 
 N_SHARDS = len(gather.evaluations("{scatteritem}"))  # --set-scatter counts, too
-_SHARD = "{subset}/seed={seed}" + ("/{scatteritem}" if N_SHARDS > 1 else "")
+_SHARD = "{subset}/seed={seed}/{scatteritem}" if N_SHARDS > 1 else "{subset}/seed={seed}"
 
 
 rule compile_and_time:

@@ -1,6 +1,5 @@
 """Evaluation in shards: every distinct candidate in one of them, evenly, and back together as if it had been one job."""
 
-from collections import Counter
 from pathlib import Path
 
 import polars as pl
