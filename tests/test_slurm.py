@@ -52,7 +52,7 @@ def slurm() -> Iterator[None]:
     """SLURM is running; one that was started here is stopped in the end."""
     if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
         cannot("submitting to SLURM needs a plugin: `pip install -r envs/slurm.txt`")
-    was_running = (BASE / "slurmctld.pid").exists()
+    was_running = any(p.info["name"] == "slurmctld" for p in psutil.process_iter(["name"]))
     started = subprocess.run([START, "start"], capture_output=True, text=True)
     if started.returncode != 0:
         cannot(started.stderr.strip().splitlines()[-1])
@@ -161,8 +161,9 @@ def smoke_run(folder: Path, smollm2: Path) -> Smoke:
 
     world.wait_until(process, lambda: len(waiting()) == 2 and len(world.entries()) > known)
     cancelled, killed = waiting()[0], ({f"{n}-of-3" for n in (1, 2, 3)} - set(waiting())).pop()
-    for victim in processes("expert-tail --log artifacts/logs/compile_and_time/subset1", f"--shard {killed}"):
-        victim.kill()
+    for victim in processes("expert-tail", f"--shard {killed}"):
+        if victim.cwd() == str(world.folder):
+            victim.kill()
     at, finished = datetime.now(UTC), len(world.entries()) - known
     (job,) = [job for job in jobs(world.folder) if cancelled in job.comment and job.state == "RUNNING"]
     subprocess.run(["scancel", job.number], check=True)
