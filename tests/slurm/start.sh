@@ -35,7 +35,8 @@ stop() {
       sleep .5
     done
   fi
-  for node in "${NODES[@]}"; do end slurmd "$BASE/$node.pid"; done
+  for node in "${NODES[@]}"; do end slurmd "$BASE/$node.pid" & done
+  wait
   end slurmctld "$BASE/slurmctld.pid"
   end munged $MUNGE_PID
   [[ $(readlink /etc/slurm/slurm.conf 2>/dev/null) != "$BASE/slurm.conf" ]] || rm -f /etc/slurm/slurm.conf /etc/slurm/gres.conf
@@ -108,7 +109,7 @@ start() {
   configure
   install -d -o munge -g munge -m 755 /run/munge
   alive munged $MUNGE_PID || runuser -u munge -- munged
-  alive slurmctld "$BASE/slurmctld.pid" || slurmctld
+  alive slurmctld "$BASE/slurmctld.pid" || slurmctld -c # no job of an earlier one
   for node in "${NODES[@]}"; do start_node "$node"; done
   for _ in {1..120}; do
     (($(sinfo -h -N -t idle,mixed,allocated -o %N 2>/dev/null | sort -u | wc -l) == ${#NODES[@]})) && return
