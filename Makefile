@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SNAKEMAKE := snakemake --cores all
 
-.PHONY: table3 all test lint install report snakemake-report clean
+.PHONY: table3 all test test-slurm lint install report snakemake-report clean
 
 table3: install
 	$(SNAKEMAKE) results/table3.csv
@@ -25,6 +25,9 @@ snakemake-report: all
 test: install
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu and not slurm and not vllm"
 
+test-slurm: $(VENV)/.slurm
+	pytest -m slurm tests/test_slurm.py
+
 lint: install
 	ruff check . && ruff format --check .
 	snakefmt --check Snakefile rules
@@ -38,6 +41,10 @@ $(VENV)/.installed: envs/cpu.txt envs/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -r envs/cpu.txt -r envs/dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+$(VENV)/.slurm: $(VENV)/.installed envs/slurm.txt
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -r envs/slurm.txt
 	touch $@
 
 clean:

@@ -14,6 +14,9 @@ configfile: Path(workflow.basedir) / "config.yaml"
 report: "report/workflow.rst"
 
 
+container: str(Path(workflow.basedir) / "expert-tail.sif")  # for --sdm apptainer alone; docs/cluster.md says how to build it
+
+
 include: "rules/common.smk"
 include: "rules/tasks.smk"
 include: "rules/policy.smk"
@@ -31,9 +34,11 @@ include: "rules/comparison.smk"
 include: "rules/report.smk"
 
 
+# On a cluster these run where snakemake was started: compute nodes often have no network.
 localrules:
     all,
     tasks,
+    fetch_policy,
     record_config,
 
 

@@ -30,11 +30,12 @@ for _run in CONFIG.adaptation.runs:
         benchmark:
             f"artifacts/benchmarks/adapt/{_run}.tsv"
         conda:
-            "../envs/cpu.yaml"
+            ENVIRONMENT
         threads: workflow.cores
         resources:
-            mem_mb=6000,
-            runtime=240,
+            mem_mb=growing(6000),
+            runtime=growing(240),
+            gpu=gpus("policy", "evaluator"),
             processes=CONFIG.policy.processes,
         params:
             code=_CODE,

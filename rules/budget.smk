@@ -18,11 +18,12 @@ rule score_logprobs_base:
     benchmark:
         "artifacts/benchmarks/score_logprobs_base/{subset}/seed={seed}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        ENVIRONMENT
     threads: workflow.cores
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
+        gpu=gpus("policy"),
     params:
         code=digest("score_logprobs"),
         policy=folder_of("policy"),

@@ -20,6 +20,7 @@ POLICY = f"artifacts/policy/{CONFIG.policy.name}"
 CHECKPOINT = f"artifacts/rlvr/checkpoints/step={CONFIG.rlvr.checkpoints[-1]}"
 CHECKPOINT_FILES = ["adapter_config.json", "adapter_model.safetensors"]
 RUNS = CONFIG.adaptation.model_copy(update={"only": CONFIG.runs})
+ENVIRONMENT = "../envs/gpu.yaml" if "cuda" in (CONFIG.policy.device, CONFIG.evaluator.device) else "../envs/cpu.yaml"
 STEP_FILES = ["rollouts.parquet", "evaluations.parquet", "account.parquet", *CHECKPOINT_FILES]
 FRESH_FILES = ["fresh_rollouts.parquet", "fresh_evaluations.parquet"]
 
@@ -33,6 +34,16 @@ def flags(section, part=None):
     """Canonical command-line flags of a config section, or of the `part` of it that a stage reads."""
     settings = getattr(CONFIG, section)
     return (settings.narrowed(part) if part else settings).flags(section)
+
+
+def growing(amount):
+    """A resource that a job is given more of each time it is tried again."""
+    return lambda wildcards, attempt: amount * attempt
+
+
+def gpus(*sections):
+    """GPUs that a job asks a cluster for: one if a section names `cuda`. `auto` takes what is there, and asks for none."""
+    return int(any(getattr(CONFIG, section).device == "cuda" for section in sections))
 
 
 def every(kind, subsets=CONFIG.sampling.subsets):

@@ -1,4 +1,14 @@
 # Requires: tasks, samples. Gives: verdict and timing of every sample. Takes all cores, so that nothing runs beside a timing.
+# With several shards each is a job of its own, for a node of its own; a rule puts them together. Distinct candidates are
+# dealt out to them, and all share the cache of evaluations, so that another number of shards measures nothing again.
+
+
+scattergather:
+    evaluations=CONFIG.evaluations.shards,
+
+
+N_SHARDS = len(gather.evaluations("{scatteritem}"))  # --set-scatter counts, too
+_SHARD = "{subset}/seed={seed}/{scatteritem}" if N_SHARDS > 1 else "{subset}/seed={seed}"
 
 
 rule compile_and_time:
@@ -6,20 +16,42 @@ rule compile_and_time:
         tasks=TASKS,
         samples="artifacts/samples/{subset}/seed={seed}.parquet",
     output:
-        "artifacts/evaluations/{subset}/seed={seed}.parquet",
+        f"artifacts/evaluations/{_SHARD}.parquet",
     log:
-        "artifacts/logs/compile_and_time/{subset}/seed={seed}.log",
+        f"artifacts/logs/compile_and_time/{_SHARD}.log",
     benchmark:
-        "artifacts/benchmarks/compile_and_time/{subset}/seed={seed}.tsv"
+        f"artifacts/benchmarks/compile_and_time/{_SHARD}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        ENVIRONMENT
     threads: workflow.cores
     resources:
-        mem_mb=6000,
-        runtime=120,
+        mem_mb=growing(6000),
+        runtime=growing(120),
+        gpu=gpus("evaluator"),
     params:
         code=digest("compile_and_time"),
         evaluator=flags("evaluator"),
+        shard=lambda wildcards: f"--shard {wildcards.scatteritem}" if N_SHARDS > 1 else "",
     shell:
         "expert-tail --log {log} compile_and_time --tasks {input.tasks} --samples {input.samples} --output {output}"
-        " {params.evaluator}"
+        " {params.evaluator} {params.shard}"
+
+
+if N_SHARDS > 1:
+
+    rule gather_evaluations:
+        input:
+            samples="artifacts/samples/{subset}/seed={seed}.parquet",
+            shards=gather.evaluations("artifacts/evaluations/{{subset}}/seed={{seed}}/{scatteritem}.parquet"),
+        output:
+            "artifacts/evaluations/{subset}/seed={seed}.parquet",
+        log:
+            "artifacts/logs/gather_evaluations/{subset}/seed={seed}.log",
+        benchmark:
+            "artifacts/benchmarks/gather_evaluations/{subset}/seed={seed}.tsv"
+        conda:
+            "../envs/cpu.yaml"
+        params:
+            code=digest("gather_evaluations"),
+        shell:
+            "expert-tail --log {log} gather_evaluations --samples {input.samples} --shards {input.shards} --output {output}"

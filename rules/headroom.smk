@@ -17,11 +17,12 @@ rule time_experts:
     benchmark:
         "artifacts/benchmarks/time_experts/{split}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        ENVIRONMENT
     threads: workflow.cores
     resources:
-        mem_mb=6000,
-        runtime=60,
+        mem_mb=growing(6000),
+        runtime=growing(60),
+        gpu=gpus("evaluator"),
     params:
         code=digest("time_experts"),
         experts=os.path.relpath(EXPERTS),

@@ -15,11 +15,12 @@ rule null_audit:
     benchmark:
         "artifacts/benchmarks/null_audit.tsv"
     conda:
-        "../envs/cpu.yaml"
+        ENVIRONMENT
     threads: workflow.cores
     resources:
-        mem_mb=6000,
-        runtime=120,
+        mem_mb=growing(6000),
+        runtime=growing(120),
+        gpu=gpus("evaluator"),
     params:
         code=digest("null_audit"),
         null_audit=flags("null_audit"),

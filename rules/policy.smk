@@ -13,8 +13,8 @@ rule fetch_policy:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=3000,
-        runtime=30,
+        mem_mb=growing(3000),
+        runtime=growing(30),
     params:
         code=digest("fetch_policy"),
         policy=flags("policy", FetchSettings),

@@ -24,11 +24,12 @@ rule nll_probe:
     benchmark:
         "artifacts/benchmarks/nll_probe/{run}/step={n}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        ENVIRONMENT
     threads: workflow.cores
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
+        gpu=gpus("policy"),
     params:
         code=digest("nll_probe"),
         policy=folder_of("policy"),

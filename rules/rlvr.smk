@@ -21,11 +21,12 @@ rule rlvr_train:
     benchmark:
         "artifacts/benchmarks/rlvr_train.tsv"
     conda:
-        "../envs/cpu.yaml"
+        ENVIRONMENT
     threads: workflow.cores
     resources:
-        mem_mb=6000,
-        runtime=240,
+        mem_mb=growing(6000),
+        runtime=growing(240),
+        gpu=gpus("policy", "evaluator"),
         processes=CONFIG.policy.processes,
     params:
         code=digest("rlvr_train", without=_WITHOUT),

@@ -15,11 +15,12 @@ rule sample_k64:
     benchmark:
         "artifacts/benchmarks/sample_k64/{subset}/seed={seed}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        ENVIRONMENT
     threads: workflow.cores
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
+        gpu=gpus("policy"),
     params:
         code=digest("sample_k64"),
         policy=folder_of("policy"),
@@ -46,11 +47,12 @@ rule score_logprobs:
     benchmark:
         "artifacts/benchmarks/score_logprobs/{subset}/seed={seed}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        ENVIRONMENT
     threads: workflow.cores
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
+        gpu=gpus("policy"),
     params:
         code=digest("score_logprobs"),
         policy=folder_of("policy"),

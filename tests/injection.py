@@ -6,15 +6,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import torch
 
+from expert_tail import artifacts
 from expert_tail.evaluator.cache import cache_folder
 from expert_tail.evaluator.ceilings import ceilings_of
 from expert_tail.evaluator.hardware import hardware
+from expert_tail.policy.action import candidate_sha256, candidate_source
 
 ROOT = Path(__file__).parents[1]
 # The order of KernelBench's own files: model, sizes, get_inputs, get_init_inputs.
@@ -62,6 +64,32 @@ def write_checkout(folder: Path, problems: dict[str, str]) -> Path:
     return folder
 
 
+def write_samples(suite: Path, tasks: Path, samples: Path, bodies: dict[int, list[str]]) -> None:
+    """The tasks artifact of a suite, and samples artifact of these completions, a list for each task of subset `mine`."""
+    subsets = f'{{"mine": {sorted(bodies)}}}'
+    made = run(expert_tail("tasks", "--suite", suite, "--tasks.subsets", subsets, "--output", tasks), tasks.parent)
+    assert made.returncode == 0, made.stderr
+    references = {row["task_id"]: row["reference_source"] for row in artifacts.read(tasks, "tasks").to_pylist()}
+    rows = [
+        {
+            "task_id": task_id,
+            "seed": 42,
+            "sample": number,
+            "checkpoint": "base",
+            "completion": body,
+            "candidate_sha256": candidate_sha256(candidate_source(references[task_id], body, "forward_body")),
+            "token_ids": [1],
+            "logprobs": [-0.1],
+            "tempered_logprobs": [-0.1],
+            "n_tokens": 1,
+            "finish_reason": "stop",
+        }
+        for task_id, of_task in bodies.items()
+        for number, body in enumerate(of_task)
+    ]
+    artifacts.write(samples, "samples", rows, subset="mine", action="forward_body")
+
+
 def new_cache(folder: Path) -> Path:
     """An empty cache of evaluations, but for the machine's ceilings, which take seconds to measure."""
     ceilings_of("cpu", max(os.sched_getaffinity(0)), hardware(torch.device("cpu")))
@@ -71,8 +99,22 @@ def new_cache(folder: Path) -> Path:
 
 def environment(cache: Path) -> dict[str, str]:
     """That of the command lines: this checkout's package, two threads, and a cache of evaluations of their own."""
-    paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT / "src")}
+    before = os.environ.get("PYTHONPATH", "")
+    paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": f"{ROOT / 'src'}:{before}"}
     return os.environ | paths | {"EXPERT_TAIL_CACHE": str(cache), "OMP_NUM_THREADS": "2"}
+
+
+def new_folder(folder: Path, smollm2: Path) -> Path:
+    """A working folder that has the policy already."""
+    shutil.copytree(smollm2, folder / "artifacts/policy/smollm2-135m-instruct", copy_function=_link)
+    return folder
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy(source, target)
 
 
 def expert_tail(*arguments: object) -> list[str]:
@@ -114,6 +156,16 @@ def only_line(output: str, words: str) -> str:
     assert len(found) == 1, output[-3000:]
     assert "Traceback" not in output, output[-3000:]
     return found[0]
+
+
+def fill(folder: Path) -> Path:
+    """A file in `folder` that takes what room its disk has left."""
+    filler = folder / "filler"
+    with suppress(OSError), open(filler, "wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    assert shutil.disk_usage(folder).free == 0
+    return filler
 
 
 class Disk:

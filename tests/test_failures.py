@@ -1,12 +1,11 @@
 """Failures injected for real around single commands: a full disk, a read-only folder, kill -9, broken tasks."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from injection import (
     Disk,
     environment,
     expert_tail,
+    fill,
     kill_9,
     new_cache,
     only_line,
@@ -27,10 +27,10 @@ from injection import (
     snakemake,
     started,
     write_checkout,
+    write_samples,
 )
 
 from expert_tail import artifacts
-from expert_tail.policy.action import candidate_sha256, candidate_source
 
 GOOD = problem("torch.relu(x)")
 QUICK = ["--evaluator.min_pairs=6", "--evaluator.max_pairs=6"]
@@ -50,16 +50,6 @@ def disks() -> Iterator[Callable[[Path, str], Disk]]:
         disk.close()
 
 
-def fill(disk: Disk) -> Path:
-    """A file that takes what room the disk has left."""
-    filler = disk.seen / "filler"
-    with suppress(OSError), open(filler, "wb", buffering=0) as file:
-        while file.write(bytes(4096)):
-            pass
-    assert shutil.disk_usage(disk.seen).free == 0
-    return filler
-
-
 def test_full_disk_is_one_line_and_leaves_what_is_there(tmp_path: Path, disks: Callable[[Path, str], Disk]) -> None:
     disk = disks(tmp_path / "disk", "1m")
     first, second = disk.folder / "artifacts/first.parquet", disk.folder / "artifacts/second.parquet"
@@ -70,7 +60,7 @@ def test_full_disk_is_one_line_and_leaves_what_is_there(tmp_path: Path, disks: C
 
     assert write(first).returncode == 0
     kept = (disk.seen / "artifacts/first.parquet").read_bytes()
-    filler = fill(disk)
+    filler = fill(disk.seen)
 
     for path in (first, second):
         done = write(path)
@@ -186,28 +176,7 @@ def test_leftover_of_a_killed_writer_goes_and_a_living_writer_keeps_its_own(tmp_
 def sampled(tmp_path: Path, suite: Path, bodies: dict[int, list[str]]) -> list[str]:
     """The command that evaluates these completions, a list for each task, all in subset `mine`."""
     tasks, samples = tmp_path / "tasks.parquet", tmp_path / "samples.parquet"
-    subsets = f'{{"mine": {sorted(bodies)}}}'
-    made = run(expert_tail("tasks", "--suite", suite, "--tasks.subsets", subsets, "--output", tasks), tmp_path)
-    assert made.returncode == 0, made.stderr
-    references = {row["task_id"]: row["reference_source"] for row in artifacts.read(tasks, "tasks").to_pylist()}
-    rows = [
-        {
-            "task_id": task_id,
-            "seed": 42,
-            "sample": number,
-            "checkpoint": "base",
-            "completion": body,
-            "candidate_sha256": candidate_sha256(candidate_source(references[task_id], body, "forward_body")),
-            "token_ids": [1],
-            "logprobs": [-0.1],
-            "tempered_logprobs": [-0.1],
-            "n_tokens": 1,
-            "finish_reason": "stop",
-        }
-        for task_id, of_task in bodies.items()
-        for number, body in enumerate(of_task)
-    ]
-    artifacts.write(samples, "samples", rows, subset="mine", action="forward_body")
+    write_samples(suite, tasks, samples, bodies)
     paths = ["--tasks", tasks, "--samples", samples, "--output", tmp_path / "evaluations.parquet"]
     return expert_tail("compile_and_time", *paths, *QUICK)
 

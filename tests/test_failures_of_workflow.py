@@ -5,7 +5,6 @@ import csv
 import json
 import os
 import platform
-import shutil
 import signal
 import subprocess
 import time
@@ -16,7 +15,19 @@ from typing import Any
 
 import pytest
 import yaml
-from injection import ROOT, expert_tail, kill_9, new_cache, only_line, problem, run, snakemake, started, write_checkout
+from injection import (
+    ROOT,
+    expert_tail,
+    kill_9,
+    new_cache,
+    new_folder,
+    only_line,
+    problem,
+    run,
+    snakemake,
+    started,
+    write_checkout,
+)
 
 from expert_tail import artifacts
 
@@ -57,19 +68,6 @@ class Project:
 
     def snakemake(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         return run(snakemake(self.folder, *arguments, "--configfile", self.config), self.cache)
-
-
-def link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy(source, target)
-
-
-def new_folder(folder: Path, smollm2: Path) -> Path:
-    """A working folder that has the policy already."""
-    shutil.copytree(smollm2, folder / "artifacts/policy/smollm2-135m-instruct", copy_function=link)
-    return folder
 
 
 @pytest.fixture(scope="module")

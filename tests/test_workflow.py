@@ -16,6 +16,7 @@ STAGES = [
     "rlvr_train",
     "sample_k64",
     "compile_and_time",
+    "gather_evaluations",
     "score_logprobs",
     "select",
     "aggregate",
@@ -74,6 +75,17 @@ def test_first_run_executes_every_stage_once_per_subset_and_seed(checkout: Path)
     per_seed = {"sample_k64": 2, "compile_and_time": 2, "score_logprobs": 2, "select": 2}
     once = {"tasks": 1, "fetch_policy": 1, "rlvr_train": 1, "aggregate": 1}
     assert planned(checkout) == once | per_seed
+
+
+@pytest.mark.parametrize("how", [["--config", "evaluations={'shards': 3}"], ["--set-scatter", "evaluations=3"]])
+def test_evaluation_is_sharded_where_asked_to(checkout: Path, how: list[str]) -> None:
+    jobs = planned(checkout, *how)
+    assert (jobs["compile_and_time"], jobs["gather_evaluations"], jobs["select"]) == (6, 2, 2)
+
+
+def test_other_shards_sample_and_train_nothing_again(finished: Path) -> None:
+    jobs = planned(finished, "--set-scatter", "evaluations=2")
+    assert set(jobs) == {"compile_and_time", "gather_evaluations", "select", "aggregate"}
 
 
 def test_edited_evaluator_reruns_evaluation_and_what_follows_only(finished: Path) -> None:

@@ -25,7 +25,7 @@ class Stage:
     """A subcommand that calls `expert_tail.{name}.stage.run` with these arguments, by name.
 
     `sections` maps a parameter to (config section, "module:class" of its settings); `paths` are required files or
-    folders, `optional` ones may be left out, `lists` take any number.
+    folders, `optional` ones may be left out, `lists` take any number; `options` are texts that may be left out.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Stage:
     optional: dict[str, str] = field(default_factory=dict)
     lists: dict[str, str] = field(default_factory=dict)
     values: dict[str, tuple[type, str]] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
 
 
 _TRAINS = ("rlvr_train", "adapt")  # stages that several processes may run together
@@ -88,6 +89,13 @@ STAGES = (
         "evaluate every sample: verdict and paired timing, each distinct candidate once",
         sections=_EVALUATOR,
         paths={**_TASKS, "samples": "samples to read", "output": "evaluations to write (Parquet)"},
+        options={"shard": "like 2-of-3: only this share of the distinct candidates; left out: all"},
+    ),
+    Stage(
+        "gather_evaluations",
+        "put the shards of an evaluation together",
+        paths={"samples": "samples that were evaluated", "output": "evaluations to write (Parquet)"},
+        lists={"shards": "evaluations of all shards"},
     ),
     Stage(
         "null_audit",
@@ -344,6 +352,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(f"--{name}", type=Path, nargs="*", required=True, help=text)
         for name, (kind, text) in stage.values.items():
             command.add_argument(f"--{name}", type=kind, required=True, help=text)
+        for name, text in stage.options.items():
+            command.add_argument(f"--{name}", help=text)
         for section, place in stage.sections.values():
             _class(place).add_flags(command, section)
         command.set_defaults(run=_run_stage, stage=stage)
@@ -360,7 +370,7 @@ def _run_stage(given: argparse.Namespace) -> None:
         parameter: _class(place).from_arguments(given, section)
         for parameter, (section, place) in stage.sections.items()
     }
-    for name in (*stage.paths, *stage.optional, *stage.lists, *stage.values):
+    for name in (*stage.paths, *stage.optional, *stage.lists, *stage.values, *stage.options):
         arguments[name] = getattr(given, name)
     importlib.import_module(f"expert_tail.{stage.name}.stage").run(**arguments)
 

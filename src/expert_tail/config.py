@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from expert_tail.adapt.settings import AdaptationSettings
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.comparison.settings import ComparisonSettings
+from expert_tail.compile_and_time.settings import ShardSettings
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.nll_probe.settings import ProbeSettings
 from expert_tail.null_audit.settings import NullAuditSettings
@@ -36,6 +37,7 @@ class Config(Settings):
     )
     probes: ProbeSettings = Field(ProbeSettings(), description="surprisal of Best-of-N samples along trajectories")
     evaluator: EvaluatorSettings = Field(EvaluatorSettings(), description="verdict and timing")
+    evaluations: ShardSettings = Field(ShardSettings(), description="how evaluation is spread over jobs")
     null_audit: NullAuditSettings = Field(
         NullAuditSettings(), description="how often the evaluator calls a reference faster than itself"
     )

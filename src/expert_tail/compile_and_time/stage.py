@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from expert_tail import artifacts
+from expert_tail.compile_and_time.shard import Shard
 from expert_tail.evaluator.evaluator import Candidate, Evaluator
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.policy.action import candidate_sha256, candidate_source
@@ -11,10 +12,14 @@ from expert_tail.progress import log, progress
 from expert_tail.tasks.stage import tasks_of
 
 
-def run(evaluator: EvaluatorSettings, tasks: Path, samples: Path, output: Path) -> None:
+def run(evaluator: EvaluatorSettings, tasks: Path, samples: Path, output: Path, shard: str | None = None) -> None:
+    """Write an evaluation for each sample; with a `shard`, for those whose candidates are of it."""
+    part = Shard.parse(shard) if shard else Shard()
     notes = artifacts.notes(samples)
     columns = ["task_id", "seed", "sample", "completion", "candidate_sha256"]
     rows = artifacts.read(samples, "samples", columns).to_pylist()
+    held = part.holds([(row["task_id"], row["candidate_sha256"]) for row in rows])
+    rows = [row for row, is_held in zip(rows, held, strict=True) if is_held]
     by_id = {task.task_id: task for task in tasks_of(tasks, notes["subset"])}
     candidates = []
     for row in rows:

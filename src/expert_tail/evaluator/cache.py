@@ -44,6 +44,12 @@ class Cache:
         self.misses += found is None
         return found
 
+    def late(self, name: str) -> Evaluation | None:
+        """What another process stored since `get` missed it; counts as a hit instead of that miss."""
+        if found := _read(self._path(name)):
+            self.hits, self.misses = self.hits + 1, self.misses - 1
+        return found
+
     def put(self, name: str, evaluation: Evaluation) -> None:
         with replacing(self._path(name)) as temporary:
             temporary.write_text(json.dumps(evaluation.to_json()))
@@ -51,7 +57,7 @@ class Cache:
     def note(self, asked: int, measured: int) -> None:
         """Remember how many evaluations were asked for, and how many of them had to be measured."""
         with contextlib.suppress(OSError), open(self.folder / LOOKUPS, "a") as file:
-            file.write(f"{asked} {measured}\n")  # one short line, which several writers append whole
+            file.write(f"{asked} {measured}\n")  # one short line; machines that share the folder may lose each other's
 
     def _noted(self) -> tuple[int, int]:
         lines: list[str] = []
