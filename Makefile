@@ -4,11 +4,13 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 VENV := .venv
+VLLM := .venv-vllm
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SNAKEMAKE := snakemake --cores all
+CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit("Expert Tail needs Python 3.11 or newer; set PYTHON=…" if sys.version_info < (3, 11) else 0)'
 
-.PHONY: table3 all test lint install report clean
+.PHONY: table3 all test test-vllm lint install install-vllm report clean
 
 table3: install
 	$(SNAKEMAKE) results/table3.csv
@@ -22,6 +24,10 @@ report: all
 test: install
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m "not gpu and not slurm and not vllm"
 
+# Sampling with vLLM on a CPU, in an environment of its own. The packages that it names are not all wanted: see envs/vllm.txt.
+test-vllm: install-vllm
+	$(VLLM)/bin/python -m pytest -m vllm tests/test_vllm.py
+
 lint: install
 	ruff check . && ruff format --check .
 	snakefmt --check Snakefile rules
@@ -30,11 +36,21 @@ lint: install
 
 install: $(VENV)/.installed
 
+install-vllm: $(VLLM)/.installed
+
 $(VENV)/.installed: envs/cpu.txt envs/dev.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("Expert Tail needs Python 3.11 or newer; set PYTHON=…" if sys.version_info < (3, 11) else 0)'
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -r envs/cpu.txt -r envs/dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+$(VLLM)/.installed: envs/vllm.txt pyproject.toml
+	$(CHECK_PYTHON)
+	$(PYTHON) -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' || { echo "vLLM needs libnuma: apt install libnuma1" >&2; exit 1; }
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet $(PIP_ARGS) --no-deps -r envs/vllm.txt
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 clean:

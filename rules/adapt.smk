@@ -30,7 +30,7 @@ for _run in CONFIG.adaptation.runs:
         benchmark:
             f"artifacts/benchmarks/adapt/{_run}.tsv"
         conda:
-            "../envs/cpu.yaml"
+            SAMPLING_ENV
         threads: workflow.cores
         resources:
             mem_mb=6000,

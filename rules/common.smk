@@ -19,6 +19,8 @@ TASKS = f"artifacts/tasks/{CONFIG.suite}.parquet"
 POLICY = f"artifacts/policy/{CONFIG.policy.name}"
 CHECKPOINT = f"artifacts/rlvr/checkpoints/step={CONFIG.rlvr.checkpoints[-1]}"
 CHECKPOINT_FILES = ["adapter_config.json", "adapter_model.safetensors"]
+# "auto" takes vLLM where a GPU is, which is not known here: its environment is asked for by name.
+SAMPLING_ENV = "../envs/vllm.yaml" if CONFIG.policy.engine == "vllm" else "../envs/cpu.yaml"
 STEP_FILES = ["rollouts.parquet", "evaluations.parquet", "account.parquet", *CHECKPOINT_FILES]
 FRESH_FILES = ["fresh_rollouts.parquet", "fresh_evaluations.parquet"]
 

@@ -21,7 +21,7 @@ rule rlvr_train:
     benchmark:
         "artifacts/benchmarks/rlvr_train.tsv"
     conda:
-        "../envs/cpu.yaml"
+        SAMPLING_ENV
     threads: workflow.cores
     resources:
         mem_mb=6000,

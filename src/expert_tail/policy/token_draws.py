@@ -35,7 +35,12 @@ class Completion:
 
 
 def check_request(
-    prompts: Sequence[Sequence[int]], n: int, temperature: float, max_tokens: int, seeds: Sequence[int], limit: int | None
+    prompts: Sequence[Sequence[int]],
+    n: int,
+    temperature: float,
+    max_tokens: int,
+    seeds: Sequence[int],
+    limit: int | None,
 ) -> None:
     """Raise ValueError for a request that no engine can serve; `limit` is the number of the model's positions."""
     for name, count in {"n": n, "max_tokens": max_tokens}.items():
@@ -114,6 +119,9 @@ class TokenDraws:
     def last_token(self, sample_A: np.ndarray) -> np.ndarray:
         return self.token_SL[sample_A, self.length_S[sample_A] - 1]
 
+    def tokens_of(self, sample: int) -> list[int]:
+        return self.token_SL[sample, : self.length_S[sample]].tolist()
+
     def stopped(self, sample_A: np.ndarray) -> np.ndarray:
         return np.isin(self.last_token(sample_A), self.stop_ids)
 
@@ -124,7 +132,7 @@ class TokenDraws:
         stopped_S = self.stopped(np.arange(len(self.length_S)))
         flat = [
             Completion(
-                token_ids=self.token_SL[s, :length].tolist(),
+                token_ids=self.tokens_of(s),
                 logprobs=self.logprob_SL[s, :length].tolist(),
                 tempered_logprobs=self.tempered_SL[s, :length].tolist(),
                 entropy=float(self.entropy_SL[s, :length].mean()),

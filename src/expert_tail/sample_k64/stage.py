@@ -4,7 +4,7 @@ from pathlib import Path
 
 from expert_tail import artifacts
 from expert_tail.policy.draw import draw
-from expert_tail.policy.load import load_policy
+from expert_tail.policy.engine import chosen_engine, engine_of_checkpoint
 from expert_tail.policy.settings import PromptSettings, RuntimeSettings
 from expert_tail.progress import progress
 from expert_tail.sample_k64.settings import SampleSettings
@@ -22,11 +22,14 @@ def run(
     seed: int,
     output: Path,
 ) -> None:
+    chosen_engine(runtime)  # what cannot sample is said first
     chosen = tasks_of(tasks, subset)
-    loaded = load_policy(policy, runtime, adapter)
-    with progress(f"sampling {subset} seed {seed}", len(chosen) * sampling.k) as advance:
+    with (
+        engine_of_checkpoint(policy, runtime, adapter) as engine,
+        progress(f"sampling {subset} seed {seed}", len(chosen) * sampling.k) as advance,
+    ):
         draws = draw(
-            loaded,
+            engine,
             chosen,
             sampling.k,
             prompt,
@@ -40,7 +43,7 @@ def run(
             "task_id": one.task.task_id,
             "seed": seed,
             "sample": index,
-            "checkpoint": loaded.checkpoint,
+            "checkpoint": engine.checkpoint,
             "completion": one.text,
             "candidate_sha256": one.sha256,
             "token_ids": one.completion.token_ids,
@@ -52,4 +55,5 @@ def run(
         for of_task in draws
         for index, one in enumerate(of_task)
     ]
-    artifacts.write(output, "samples", rows, subset=subset, action=prompt.action, settings=sampling.model_dump_json())
+    notes = {"subset": subset, "action": prompt.action, "engine": engine.name}
+    artifacts.write(output, "samples", rows, **notes, settings=sampling.model_dump_json())
