@@ -24,9 +24,9 @@ report: all
 test: install
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m "not gpu and not slurm and not vllm"
 
-# Sampling with vLLM on a CPU, in an environment of its own. The packages that it names are not all wanted: see envs/vllm.txt.
+# Sampling with vLLM on a CPU, in an environment of its own.
 test-vllm: install-vllm
-	$(VLLM)/bin/python -m pytest -m vllm tests/test_vllm.py
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m vllm tests/test_vllm.py
 
 lint: install
 	ruff check . && ruff format --check .

@@ -26,7 +26,7 @@ from expert_tail.progress import Advance
 # Read when vLLM is imported or started. The logits processor must be in this process, and of the first model runner's kind.
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "CRITICAL")  # what fails is raised
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 import vllm
@@ -88,6 +88,7 @@ class VllmEngine:
                     async_scheduling=False,  # a token is drawn when those before it are known
                     logits_processors=[_drawing(lambda: self._draws)],
                     disable_log_stats=True,
+                    use_tqdm_on_load=False,
                     **lora,
                 )
             )
