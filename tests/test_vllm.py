@@ -108,10 +108,15 @@ def tokens_of(drawn: list[list[Completion]]) -> list[list[int]]:
     return [one.token_ids for one in flat(drawn)]
 
 
-def assert_likelihoods(policy: Policy, prompts: list[list[int]], drawn: list[list[Completion]]) -> None:
-    for temperature, name in ((1.0, "logprobs"), (OPTIONS["temperature"], "tempered_logprobs")):
+def assert_likelihoods(
+    policy: Policy,
+    prompts: list[list[int]],
+    drawn: list[list[Completion]],
+    temperature: float = OPTIONS["temperature"],
+) -> None:
+    for at, name in ((1.0, "logprobs"), (temperature, "tempered_logprobs")):
         found = [value for one in flat(drawn) for value in getattr(one, name)]
-        expected = scored(policy, prompts, drawn, temperature)
+        expected = scored(policy, prompts, drawn, at)
         worst = np.abs(np.subtract(found, expected)).max()
         print(f"{name}: {len(found)} tokens, largest difference {worst:.2g}")
         assert worst < TOLERANCE, name
@@ -127,6 +132,7 @@ def test_the_same_seeds_give_the_samples_of_the_transformers_engine(both: Both, 
         ours = engine.sample(both.prompts, N, seeds=[1, 2], **OPTIONS)
     pairs = list(zip(flat(ours), flat(both.drawn), strict=True))
     equal = [(a, b) for a, b in pairs if a.token_ids == b.token_ids]
+    print(f"{len(equal)} of {len(pairs)} samples are equal")
     # Where a random number falls within rounding of the border between two tokens, either may be drawn.
     assert len(equal) >= 0.95 * len(pairs)
     assert all(a.finish_reason == b.finish_reason for a, b in equal)
@@ -179,6 +185,22 @@ def test_prompts_are_computed_once(both: Both) -> None:
     assert len(prompt) > 5 * 32
     assert computed <= whole + parts
     assert computed < (len(prompt) * N + decoded) / 4
+
+
+def test_prompts_that_are_run_in_parts_and_samples_that_are_interrupted_come_out_the_same(
+    smollm2: Path,
+) -> None:
+    """More prompt tokens than one pass of vLLM takes, and a cache that holds few of the samples at a time."""
+    generator = np.random.default_rng(0)
+    prompts = [generator.integers(100, 40_000, 250).tolist() for _ in range(12)]
+    options = {"temperature": 0.9, "max_tokens": 40, "seeds": list(range(12))}
+    with engine_of_checkpoint(smollm2, VLLM.model_copy(update={"kv_cache_gib": 0.12})) as engine:
+        small = engine.sample(prompts, 2, **options)
+    with engine_of_checkpoint(smollm2, VLLM) as engine:
+        large = engine.sample(prompts, 2, **options)
+    assert_likelihoods(load_policy(smollm2, TRANSFORMERS), prompts, small, temperature=0.9)
+    equal = sum(a == b for a, b in zip(tokens_of(small), tokens_of(large), strict=True))
+    assert equal >= 0.95 * len(flat(small))
 
 
 # --- adapters ------------------------------------------------------------------------------------------------------
