@@ -122,6 +122,31 @@ def assert_likelihoods(
         assert worst < TOLERANCE, name
 
 
+def assert_same_but_for_ties(
+    policy: Policy, prompts: list[list[int]], seeds: list[int], temperature: float, ours: Any, theirs: Any
+) -> None:
+    """Samples may differ only where a random number falls, within rounding, on the border between two tokens."""
+    equal = 0
+    for prompt, seed, of_ours, of_theirs in zip(prompts, seeds, ours, theirs, strict=True):
+        for number, (one, other) in enumerate(zip(of_ours, of_theirs, strict=True)):
+            a, b = one.token_ids, other.token_ids
+            if a == b:
+                equal += 1
+                assert one.finish_reason == other.finish_reason
+                assert one.entropy == pytest.approx(other.entropy, abs=TOLERANCE)
+                continue
+            t = next(t for t in range(min(len(a), len(b))) if a[t] != b[t])
+            with torch.no_grad():
+                logits = policy.model(input_ids=torch.tensor([[*prompt, *a[:t]]])).logits[0, -1].double()
+            p = (logits / temperature).softmax(-1)
+            u = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64))).random(t + 1)[t]
+            for token in (a[t], b[t]):
+                end = float(p[: token + 1].sum())
+                assert end - float(p[token]) - TOLERANCE < u < end + TOLERANCE
+    print(f"{equal} of {len(flat(ours))} samples are equal")
+    assert equal > len(flat(ours)) / 2
+
+
 def test_every_logprob_of_both_conventions_is_that_of_transformers(both: Both) -> None:
     assert_likelihoods(both.policy, both.prompts, both.drawn)
 
@@ -130,14 +155,8 @@ def test_the_same_seeds_give_the_samples_of_the_transformers_engine(both: Both, 
     chosen = None if both.vllm.checkpoint == "base" else adapter
     with engine_of_checkpoint(smollm2, TRANSFORMERS, chosen) as engine:
         ours = engine.sample(both.prompts, N, seeds=[1, 2], **OPTIONS)
-    pairs = list(zip(flat(ours), flat(both.drawn), strict=True))
-    equal = [(a, b) for a, b in pairs if a.token_ids == b.token_ids]
-    print(f"{len(equal)} of {len(pairs)} samples are equal")
-    # Where a random number falls within rounding of the border between two tokens, either may be drawn.
-    assert len(equal) >= 0.95 * len(pairs)
-    assert all(a.finish_reason == b.finish_reason for a, b in equal)
-    assert {b.finish_reason for _, b in pairs} == {"stop", "length"}
-    np.testing.assert_allclose([a.entropy for a, _ in equal], [b.entropy for _, b in equal], atol=TOLERANCE)
+    assert_same_but_for_ties(both.policy, both.prompts, [1, 2], OPTIONS["temperature"], ours, both.drawn)
+    assert {one.finish_reason for one in flat(both.drawn)} == {"stop", "length"}
 
 
 def test_the_stop_token_is_the_last_and_only_one(both: Both) -> None:
@@ -190,17 +209,17 @@ def test_prompts_are_computed_once(both: Both) -> None:
 def test_prompts_that_are_run_in_parts_and_samples_that_are_interrupted_come_out_the_same(
     smollm2: Path,
 ) -> None:
-    """More prompt tokens than one pass of vLLM takes, and a cache that holds few of the samples at a time."""
+    """More prompt tokens than one pass of vLLM takes, and a cache so small that samples lose their blocks and start again."""
     generator = np.random.default_rng(0)
-    prompts = [generator.integers(100, 40_000, 250).tolist() for _ in range(12)]
-    options = {"temperature": 0.9, "max_tokens": 40, "seeds": list(range(12))}
+    prompts = [generator.integers(100, 40_000, 250).tolist() for _ in range(9)]
+    options = {"temperature": 0.9, "max_tokens": 12, "seeds": list(range(9))}
     with engine_of_checkpoint(smollm2, VLLM.model_copy(update={"kv_cache_gib": 0.12})) as engine:
         small = engine.sample(prompts, 2, **options)
-    with engine_of_checkpoint(smollm2, VLLM) as engine:
-        large = engine.sample(prompts, 2, **options)
-    assert_likelihoods(load_policy(smollm2, TRANSFORMERS), prompts, small, temperature=0.9)
-    equal = sum(a == b for a, b in zip(tokens_of(small), tokens_of(large), strict=True))
-    assert equal >= 0.95 * len(flat(small))
+    with engine_of_checkpoint(smollm2, TRANSFORMERS) as engine:
+        ours = engine.sample(prompts, 2, **options)
+    policy = load_policy(smollm2, TRANSFORMERS)
+    assert_likelihoods(policy, prompts, small, temperature=0.9)
+    assert_same_but_for_ties(policy, prompts, options["seeds"], 0.9, ours, small)
 
 
 # --- adapters ------------------------------------------------------------------------------------------------------
