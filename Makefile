@@ -4,11 +4,13 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 VENV := .venv
+VLLM := .venv-vllm
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SNAKEMAKE := snakemake --cores all
+CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit("Expert Tail needs Python 3.11 or newer; set PYTHON=…" if sys.version_info < (3, 11) else 0)'
 
-.PHONY: table3 all test test-slurm lint install report snakemake-report clean
+.PHONY: table3 all test test-slurm test-vllm lint install install-vllm report snakemake-report clean
 
 table3: install
 	$(SNAKEMAKE) results/table3.csv
@@ -28,6 +30,10 @@ test: install
 test-slurm: $(VENV)/.slurm
 	pytest -m slurm tests/test_slurm.py
 
+# Sampling with vLLM on a CPU, in an environment of its own.
+test-vllm: install-vllm
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m vllm tests/test_vllm.py
+
 lint: install
 	ruff check . && ruff format --check .
 	snakefmt --check Snakefile rules
@@ -36,8 +42,10 @@ lint: install
 
 install: $(VENV)/.installed
 
+install-vllm: $(VLLM)/.installed
+
 $(VENV)/.installed: envs/cpu.txt envs/dev.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("Expert Tail needs Python 3.11 or newer; set PYTHON=…" if sys.version_info < (3, 11) else 0)'
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -r envs/cpu.txt -r envs/dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
@@ -45,6 +53,14 @@ $(VENV)/.installed: envs/cpu.txt envs/dev.txt pyproject.toml
 
 $(VENV)/.slurm: $(VENV)/.installed envs/slurm.txt
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -r envs/slurm.txt
+	touch $@
+
+$(VLLM)/.installed: envs/vllm.txt pyproject.toml
+	$(CHECK_PYTHON)
+	$(PYTHON) -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' || { echo "vLLM needs libnuma: apt install libnuma1" >&2; exit 1; }
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet $(PIP_ARGS) --no-deps -r envs/vllm.txt
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 clean:

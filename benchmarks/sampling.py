@@ -1,21 +1,27 @@
-"""Tokens per second of `expert_tail.policy.sampler.sample` against `generate(num_return_sequences=...)`.
+"""Tokens per second of our engines against `generate(num_return_sequences=...)`: transformers, and vLLM where it is installed.
 
-Both draw the same number of completions of one chat prompt, in turn, in one process; a token counts once, up to and
-including the end of its completion. Prints one JSON object.
+All draw the same number of completions of one chat prompt, in turn, in one process; each round has a prompt of its own, so
+that nothing is left in a cache from the round before. A token counts once, up to and including the end of its completion.
+Prints one JSON object.
 """
 
 import argparse
+import importlib.util
 import json
 import statistics
 import time
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from expert_tail.policy.engine import engine_of_checkpoint
 from expert_tail.policy.sampler import sample
+from expert_tail.policy.settings import RuntimeSettings
 
-SYSTEM = "Write the body of forward in one line."
+SYSTEM = "Round {seed}. Write the body of forward in one line."
 CLASS = "class Model(nn.Module):\n    def forward(self, {arguments}):\n        return {reference}"
 EXAMPLES = [
     ("x", "torch.relu(x)", "return F.relu(x)"),
@@ -25,9 +31,9 @@ EXAMPLES = [
 QUESTION = ("x", "torch.nn.functional.hardsigmoid(x)")
 
 
-def prompt_ids(tokenizer: Any, tokens: int) -> list[int]:
+def prompt_ids(tokenizer: Any, tokens: int, seed: int) -> list[int]:
     """A chat of worked examples and a question: as many turns as fit into `tokens` tokens."""
-    chat = [{"role": "system", "content": SYSTEM}]
+    chat = [{"role": "system", "content": SYSTEM.format(seed=seed)}]
     question = {"role": "user", "content": CLASS.format(arguments=QUESTION[0], reference=QUESTION[1])}
 
     def encode(turns: list[dict[str, str]]) -> list[int]:
@@ -68,14 +74,14 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(arguments.policy)
     model: Any = AutoModelForCausalLM.from_pretrained(arguments.policy, dtype=getattr(torch, arguments.dtype))
     model = model.to(arguments.device).eval()
-    ids, stop = prompt_ids(tokenizer, arguments.prompt), tokenizer.eos_token_id
+    stop = tokenizer.eos_token_id
+    settings: dict[str, Any] = {"temperature": arguments.temperature, "max_tokens": arguments.max_tokens}
 
-    def ours(seed: int) -> list[int]:
-        settings: dict[str, Any] = {"temperature": arguments.temperature, "max_tokens": arguments.max_tokens}
+    def ours(ids: list[int], seed: int) -> list[int]:
         completions = sample(model, [ids], arguments.samples, stop_ids=[stop], seeds=[seed], **settings)[0]
         return [len(completion.token_ids) for completion in completions]
 
-    def generate(seed: int) -> list[int]:
+    def generate(ids: list[int], seed: int) -> list[int]:
         torch.manual_seed(seed)
         output = model.generate(
             torch.tensor([ids], device=arguments.device),
@@ -93,12 +99,25 @@ def main() -> None:
         return [row.index(stop) + 1 if stop in row else len(row) for row in rows]
 
     engines = {"sampler": ours, "generate": generate}
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in engines}
-    for seed in range(arguments.repeats + 1):
-        for name, engine in engines.items():
-            seconds, lengths = timed(lambda: engine(seed), arguments.device)  # noqa: B023
-            if seed > 0:  # the first round warms both up
-                runs[name].append({"seconds": seconds, "tokens": sum(lengths), "rate": sum(lengths) / seconds})
+    runs: dict[str, list[dict[str, float]]] = {}
+    with ExitStack() as stack:
+        if importlib.util.find_spec("vllm"):
+            runtime = RuntimeSettings(engine="vllm", device=arguments.device, dtype=arguments.dtype)
+            vllm = stack.enter_context(engine_of_checkpoint(Path(arguments.policy), runtime))
+
+            def on_vllm(ids: list[int], seed: int) -> list[int]:
+                return [
+                    len(one.token_ids) for one in vllm.sample([ids], arguments.samples, seeds=[seed], **settings)[0]
+                ]
+
+            engines["vllm"] = on_vllm
+        for seed in range(arguments.repeats + 1):
+            ids = prompt_ids(tokenizer, arguments.prompt, seed)
+            for name, engine in engines.items():
+                seconds, lengths = timed(lambda: engine(ids, seed), arguments.device)  # noqa: B023
+                if seed > 0:  # the first round warms all up
+                    run = {"seconds": seconds, "tokens": sum(lengths), "rate": sum(lengths) / seconds}
+                    runs.setdefault(name, []).append(run)
     rate = {name: statistics.median(run["rate"] for run in runs[name]) for name in engines}
     report = {
         "prompt_tokens": len(ids),
@@ -113,8 +132,10 @@ def main() -> None:
         },
         "seconds": {name: statistics.median(run["seconds"] for run in runs[name]) for name in engines},
         "tokens_per_second": rate,
-        "ratio": rate["sampler"] / rate["generate"],
-        "ratios": [a["rate"] / b["rate"] for a, b in zip(runs["sampler"], runs["generate"], strict=True)],
+        "ratio": {name: rate[name] / rate["generate"] for name in engines},
+        "ratios": {
+            name: [a["rate"] / b["rate"] for a, b in zip(runs[name], runs["generate"], strict=True)] for name in engines
+        },
     }
     print(json.dumps(report, indent=2))
 

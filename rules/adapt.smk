@@ -30,7 +30,7 @@ for _run in CONFIG.adaptation.runs:
         benchmark:
             f"artifacts/benchmarks/adapt/{_run}.tsv"
         conda:
-            ENVIRONMENT
+            SAMPLING_ENV
         threads: workflow.cores
         resources:
             mem_mb=growing(6000),

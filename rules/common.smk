@@ -21,6 +21,8 @@ CHECKPOINT = f"artifacts/rlvr/checkpoints/step={CONFIG.rlvr.checkpoints[-1]}"
 CHECKPOINT_FILES = ["adapter_config.json", "adapter_model.safetensors"]
 RUNS = CONFIG.adaptation.model_copy(update={"only": CONFIG.runs})
 ENVIRONMENT = "../envs/gpu.yaml" if "cuda" in (CONFIG.policy.device, CONFIG.evaluator.device) else "../envs/cpu.yaml"
+# "auto" takes vLLM where a GPU is, which is not known here: its environment is asked for by name.
+SAMPLING_ENV = "../envs/vllm.yaml" if CONFIG.policy.engine == "vllm" else ENVIRONMENT
 STEP_FILES = ["rollouts.parquet", "evaluations.parquet", "account.parquet", *CHECKPOINT_FILES]
 FRESH_FILES = ["fresh_rollouts.parquet", "fresh_evaluations.parquet"]
 

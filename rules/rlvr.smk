@@ -21,7 +21,7 @@ rule rlvr_train:
     benchmark:
         "artifacts/benchmarks/rlvr_train.tsv"
     conda:
-        ENVIRONMENT
+        SAMPLING_ENV
     threads: workflow.cores
     resources:
         mem_mb=growing(6000),

@@ -15,7 +15,7 @@ rule sample_k64:
     benchmark:
         "artifacts/benchmarks/sample_k64/{subset}/seed={seed}.tsv"
     conda:
-        ENVIRONMENT
+        SAMPLING_ENV
     threads: workflow.cores
     resources:
         mem_mb=growing(4000),

@@ -1,5 +1,6 @@
 """The command line itself: what cannot be written or is not there is said in one line, without a traceback."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -36,10 +37,20 @@ def test_log_keeps_the_error(tmp_path: Path) -> None:
     assert "no task 999" in done.stderr
 
 
-@pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_engine_that_is_not_there_is_refused(engine: str) -> None:
-    paths = [f"--{name}=x" for name in ("tasks", "policy", "output", "subset")]
-    done = expert_tail("sample_k64", *paths, "--seed=1", "--policy.engine", engine)
+SAMPLING = ["sample_k64", "--tasks=x", "--policy=x", "--output=x", "--subset=x", "--seed=1"]
+
+
+def test_unknown_engine_is_refused() -> None:
+    done = expert_tail(*SAMPLING, "--policy.engine=sglang")
     assert done.returncode == 1
     assert "`policy.engine`" in done.stderr
     assert "transformers" in done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_vllm_that_is_not_installed_is_refused_at_the_start() -> None:
+    done = expert_tail(*SAMPLING, "--policy.engine=vllm")
+    assert done.returncode == 1
+    assert "this Python has no vLLM" in done.stderr
+    assert "make install-vllm" in done.stderr
+    assert "Traceback" not in done.stderr

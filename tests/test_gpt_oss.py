@@ -15,6 +15,7 @@ from transformers import GptOssConfig, GptOssForCausalLM, PreTrainedTokenizerFas
 from expert_tail.errors import UserError
 from expert_tail.fetch_policy.stage import run as fetch_policy
 from expert_tail.policy.draw import draw, prompts_of
+from expert_tail.policy.engine import TransformersEngine
 from expert_tail.policy.load import Policy, add_lora, load_policy, save_adapter
 from expert_tail.policy.logprobs import completion_logprobs
 from expert_tail.policy.prompt import prompt_tokens
@@ -161,7 +162,7 @@ def test_the_final_channel_is_the_candidate(folder: Path, thought: str) -> None:
         return torch.full_like(logits, -50).index_fill(-1, torch.tensor([next(rest)]), 50)
 
     policy.model.lm_head.register_forward_hook(dictate)
-    ((one,),) = draw(policy, [TASK], 1, HARMONY, temperature=1.0, max_tokens=100, seed=(0,))
+    ((one,),) = draw(TransformersEngine(policy), [TASK], 1, HARMONY, temperature=1.0, max_tokens=100, seed=(0,))
     assert one.completion.token_ids == script
     assert one.completion.finish_reason == "stop"
     assert "return s * A" in one.source
@@ -174,8 +175,8 @@ def test_sampling_scoring_and_update_agree_with_plain_passes(folder: Path, lora:
     trainable = {name for name, weight in policy.model.named_parameters() if weight.requires_grad}
     assert any("experts" in name for name in trainable) == bool(lora.parameters)
     assert all("lora" in name for name in trainable)
-    (draws,) = draw(policy, [TASK], 6, HARMONY, temperature=0.7, max_tokens=6, seed=(1,))
-    (prompt,) = prompts_of(policy, [TASK], HARMONY)
+    (draws,) = draw(TransformersEngine(policy), [TASK], 6, HARMONY, temperature=0.7, max_tokens=6, seed=(1,))
+    (prompt,) = prompts_of(policy.tokenizer, [TASK], HARMONY)
     completions = [one.completion for one in draws]
     with torch.no_grad():
         (scored,) = completion_logprobs(policy.model, [prompt], [[c.token_ids for c in completions]])
@@ -198,7 +199,9 @@ def test_sampling_scoring_and_update_agree_with_plain_passes(folder: Path, lora:
     before = {name: weight.detach().clone() for name, weight in parameters.items()}
     optimizer = torch.optim.SGD(parameters.values(), lr=0.1)
     rollouts = [Rollout(c.token_ids, c.tempered_logprobs, a) for c, a in zip(completions, advantages, strict=True)]
-    importance_sampling_step(policy.model, optimizer, [prompt], [rollouts], temperature=0.7, where="here")
+    importance_sampling_step(
+        policy.model, optimizer, [prompt], [rollouts], temperature=0.7, importance_cap=2.0, where="here"
+    )
     for name, weight in parameters.items():
         torch.testing.assert_close(before[name] - weight.detach(), 0.1 * expected[name], atol=1e-5, rtol=1e-3)
 

@@ -150,9 +150,11 @@ def gradient_of_the_definition(model: Any, prompts: Any, rollouts: Any, temperat
     return loss.item(), collect(model)
 
 
-def step(model: Any, prompts: Any, rollouts: Any, temperature: float = 0.7) -> Any:
+def step(model: Any, prompts: Any, rollouts: Any, temperature: float = 0.7, cap: float = 1e9) -> Any:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-30)
-    return importance_sampling_step(model, optimizer, prompts, rollouts, temperature=temperature, where="here")
+    return importance_sampling_step(
+        model, optimizer, prompts, rollouts, temperature=temperature, importance_cap=cap, where="here"
+    )
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt-oss"])
@@ -208,13 +210,51 @@ def test_one_advantage_is_the_same_for_every_token() -> None:
     torch.testing.assert_close(grads[0], grads[1], atol=1e-12, rtol=1e-10)
 
 
+def test_weights_above_the_cap_are_cut_to_it_and_keep_their_gradient() -> None:
+    """Truncated importance sampling by its definition: the gradient of Σ min(w, C) A log π, with the weight a constant."""
+    model, (prompts, completions) = with_lora(make_model("llama", torch.float64)), make_case()
+    rollouts = made_rollouts(completions, lambda i, j, n: 0.3 - j)
+    logprobs = padded_batch(model, prompts, completions, 0.7)
+    log_weights = [
+        [of.detach() - of.new_tensor(one.sampled_logprobs) for of, one in zip(*of_prompt, strict=True)]
+        for of_prompt in zip(logprobs, rollouts, strict=True)
+    ]
+    every = torch.cat([log_weight_T for of_prompt in log_weights for log_weight_T in of_prompt])
+    cap = float(every.exp().median())
+    assert 0.2 < (every.exp() > cap).double().mean() < 0.8
+    model.zero_grad()
+    n, loss, value = sum(map(len, completions)), torch.zeros(()), 0.0
+    for of_prompt, weights, of_rollouts in zip(logprobs, log_weights, rollouts, strict=True):
+        for logprob_T, log_weight_T, one in zip(of_prompt, weights, of_rollouts, strict=True):
+            truncated_T = log_weight_T.exp().clamp(max=cap)
+            value -= float(truncated_T.sum()) * one.advantage / n
+            loss = loss - (truncated_T * logprob_T).sum() * one.advantage / n
+    loss.backward()
+    expected = collect(model)
+    update = step(model, prompts, rollouts, cap=cap)
+    torch.testing.assert_close(collect(model), expected, atol=1e-12, rtol=1e-9)
+    assert update.loss == pytest.approx(value, rel=1e-9)
+    gaps = {"logprob_gap_mean": float(every.abs().mean()), "logprob_gap_max": float(every.abs().max())}
+    assert update.gaps == pytest.approx(gaps)
+
+
+def test_a_weight_beyond_all_numbers_is_cut_too() -> None:
+    model = with_lora(make_model("llama"))
+    update = step(model, [[3]], [[Rollout([1, 2], [-500.0, -1.0], 1.0)]], cap=2.0)
+    assert math.isfinite(update.loss)
+    assert update.gradient_norm > 0
+    assert update.gaps["logprob_gap_max"] > 400
+
+
 def test_zero_advantages_leave_the_policy_alone(capsys: pytest.CaptureFixture[str]) -> None:
     model, (prompts, completions) = with_lora(make_model("llama")), make_case()
     before = {name: p.clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1.0)
     rollouts = made_rollouts(completions, lambda i, j, n: [0.0] * n if j % 2 else 0.0)
-    update = importance_sampling_step(model, optimizer, prompts, rollouts, temperature=1.0, where="run-7 step 3")
-    assert update == (0.0, 0.0)
+    update = importance_sampling_step(
+        model, optimizer, prompts, rollouts, temperature=1.0, importance_cap=2.0, where="run-7 step 3"
+    )
+    assert update == (0.0, 0.0, {})
     assert not optimizer.state
     torch.testing.assert_close(dict(model.named_parameters()), before, atol=0, rtol=0)
     assert "run-7 step 3: all rewards are equal" in capsys.readouterr().err

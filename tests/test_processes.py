@@ -15,6 +15,7 @@ from test_gpt_oss import BOTH, HARMONY, folder, loaded
 from expert_tail import artifacts
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.policy.draw import prompts_of
+from expert_tail.policy.engine import TransformersEngine
 from expert_tail.policy.settings import LoraSettings, RuntimeSettings
 from expert_tail.rlvr_train.settings import RlvrSettings
 from expert_tail.tasks import load_suite
@@ -35,7 +36,7 @@ def work(processes: Processes, policy_folder: Path, only_first: bool) -> dict[st
     """Draws, then two updates whose rollouts are weighted by hand; run by every process, and by the test alone."""
     torch.set_num_threads(1)
     policy = loaded(policy_folder, BOTH)
-    draws = draw_together(processes, policy, TASKS, 3, HARMONY, **OPTIONS)
+    draws = draw_together(processes, TransformersEngine(policy), TASKS, 3, HARMONY, **OPTIONS)
     parameters = [p for p in policy.model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=1e-2)
     rollouts = [
@@ -51,9 +52,10 @@ def work(processes: Processes, policy_folder: Path, only_first: bool) -> dict[st
         importance_sampling_step(
             policy.model,
             optimizer,
-            prompts_of(policy, TASKS, HARMONY),
+            prompts_of(policy.tokenizer, TASKS, HARMONY),
             rollouts,
             temperature=0.7,
+            importance_cap=2.0,
             where="here",
             processes=processes,
         )
@@ -61,7 +63,7 @@ def work(processes: Processes, policy_folder: Path, only_first: bool) -> dict[st
     ]
     return {
         "tokens": [[one.completion.token_ids for one in of_task] for of_task in draws],
-        "updates": [list(update) for update in updates],
+        "updates": [[update.loss, update.gradient_norm, *update.gaps.values()] for update in updates],
         "weights": torch.cat([p.detach().flatten() for p in parameters]).tolist(),
     }
 

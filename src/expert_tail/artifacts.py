@@ -166,6 +166,8 @@ SCHEMAS |= {
             ("measured", pa.int32()),  # … and that were measured now
             ("loss", pa.float64()),  # of the update; null at step 0
             ("gradient_norm", pa.float64()),
+            ("logprob_gap_mean", pa.float64()),  # |trainer - engine| over the sampled tokens of the update, nats
+            ("logprob_gap_max", pa.float64()),
             ("student_tokens", pa.int64()),  # prompt and completion of every rollout, as the paper counts
             ("fresh_tokens", pa.int64()),
             ("teacher_tokens", pa.int64()),  # context and completion of every rollout that was scored in hindsight

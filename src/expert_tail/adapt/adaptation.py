@@ -23,6 +23,7 @@ from expert_tail.evaluator.evaluator import Candidate, Evaluator
 from expert_tail.policy.action import candidate_source
 from expert_tail.policy.counting import counted_tokens
 from expert_tail.policy.draw import Draw, prompts_of
+from expert_tail.policy.engine import Engine
 from expert_tail.policy.load import Policy
 from expert_tail.policy.logprobs import completion_logprobs
 from expert_tail.policy.prompt import prompt_tokens
@@ -31,7 +32,7 @@ from expert_tail.progress import log
 from expert_tail.tasks import Task
 from expert_tail.training.processes import ALONE, Processes, draw_together
 from expert_tail.training.reward import NormalisedReward
-from expert_tail.training.update import importance_sampling_step, rollouts_of
+from expert_tail.training.update import GAPS, importance_sampling_step, rollouts_of
 
 Row = dict[str, Any]
 
@@ -47,21 +48,22 @@ class Adaptation:
         prompt: PromptSettings,
         tasks: Sequence[Task],
         policy: Policy,
+        engine: Engine,
         evaluator: Evaluator,
         start: Path,
         processes: Processes = ALONE,
     ) -> None:
         self.name, self.run, self.draws, self.prompt, self.start = name, run, draws, prompt, start
         self.processes = processes
-        self.tasks, self.policy, self.evaluator = list(tasks), policy, evaluator
-        self.prompts = prompts_of(policy, self.tasks, prompt)
+        self.tasks, self.policy, self.engine, self.evaluator = list(tasks), policy, engine, evaluator
+        self.prompts = prompts_of(policy.tokenizer, self.tasks, prompt)
         self.optimizer = torch.optim.Adam([p for p in policy.model.parameters() if p.requires_grad], lr=run.lr)
         self._normalised = NormalisedReward(run.reward_window)
 
     def account(self, step: int) -> Row:
         """An account of a step in which nothing has been done yet."""
         row: Row = {field.name: 0 for field in artifacts.SCHEMAS["accounts"]}
-        return row | self._labels(step) | {"loss": None, "gradient_norm": None}
+        return row | self._labels(step) | dict.fromkeys(["loss", "gradient_norm", *GAPS])
 
     def _labels(self, step: int) -> Row:
         return {"step": step, "objective": self.run.objective, "lr": self.run.lr}
@@ -91,11 +93,10 @@ class Adaptation:
     def _sample(
         self, step: int, n: int, seed: tuple[int, ...], account: Row, counter: str
     ) -> tuple[list[list[Draw]], list[list[Evaluation]]]:
-        model, cache, began = self.policy.model, self.evaluator.cache, time.monotonic()
+        cache, computed, began = self.evaluator.cache, self.engine.computed_tokens, time.monotonic()
         try:
-            with counted_tokens(model) as computed:
-                options = self.draws.model_dump()
-                draws = draw_together(self.processes, self.policy, self.tasks, n, self.prompt, **options, seed=seed)
+            options = self.draws.model_dump()
+            draws = draw_together(self.processes, self.engine, self.tasks, n, self.prompt, **options, seed=seed)
         except FloatingPointError as error:
             raise UserError(f"{self.name} step {step}: {error}; lower `lr`") from error
         sampled, known, measured = time.monotonic(), cache.hits, cache.misses
@@ -111,7 +112,7 @@ class Adaptation:
         for key, value in {
             counter: len(flat),
             "student_tokens" if counter == "rollouts" else "fresh_tokens": tokens,
-            "sampling_computed": int(self.processes.sum(computed.tokens)),
+            "sampling_computed": int(self.processes.sum(self.engine.computed_tokens - computed)),
             "sampling_s": sampled - began,
             "evaluating_s": time.monotonic() - sampled,
             "known": known,
@@ -264,9 +265,10 @@ class Adaptation:
                 self.prompts,
                 rollouts_of(rollouts, [task.task_id for task in self.tasks]),
                 temperature=self.draws.temperature,
+                importance_cap=self.run.importance_cap,
                 where=f"{self.name} step {account['step'] - 1}",
                 processes=self.processes,
             )
-        account |= {"loss": done.loss, "gradient_norm": done.gradient_norm}
+        account |= {"loss": done.loss, "gradient_norm": done.gradient_norm, **done.gaps}
         account["update_computed"] += int(self.processes.sum(computed.tokens))
         account["update_s"] += time.monotonic() - began

@@ -28,6 +28,9 @@ class Run(Settings):
     task: int | None = Field(None, description="instead of a subset, the one task to adapt on")
     seed: Annotated[int, Field(ge=0)] = Field(42, description="of sampling")
     lr: float = Field(1e-4, gt=0, description="learning rate of Adam")
+    importance_cap: float = Field(
+        2.0, ge=1, description="largest importance weight of a token (truncated importance sampling)"
+    )
     steps: Annotated[int, Field(ge=0)] = Field(
         4, description="updates S; checkpoints 0 … S are sampled and evaluated, 0 being the start (0: no update at all)"
     )

@@ -14,6 +14,7 @@ from expert_tail.adapt.settings import Run
 from expert_tail.errors import UserError
 from expert_tail.evaluator.evaluator import Evaluator
 from expert_tail.evaluator.settings import EvaluatorSettings
+from expert_tail.policy.engine import chosen_engine, engine_of_policy
 from expert_tail.policy.load import load_policy, save_adapter
 from expert_tail.policy.settings import DrawSettings, PromptSettings, RuntimeSettings
 from expert_tail.progress import log, progress
@@ -40,6 +41,7 @@ def run(
     Writes `output`/step={n} for n = 0 … `run.steps`; the folder's name is the run's. A longer run goes on from a shorter
     one. What cannot be gone on with is a `UserError` that says which steps are kept, and where.
     """
+    chosen_engine(runtime)  # what cannot sample is said first
     name = output.name
     with together(runtime.device) as processes, artifacts.alone_in(state) if processes.is_first else nullcontext():
         chosen = _tasks(tasks, run)
@@ -49,8 +51,12 @@ def run(
             state / run_digest("adapt.stage", shaping, draws, prompt, runtime, tasks, policy, adapter, judge.digest)
         )
         loaded = load_policy(policy, runtime, adapter, trainable=True)
-        with judge if processes.is_first else nullcontext(), progress(f"adapt {name}", run.steps + 1) as advance:
-            adaptation = Adaptation(name, run, draws, prompt, chosen, loaded, judge, adapter, processes)
+        with (
+            judge if processes.is_first else nullcontext(),
+            progress(f"adapt {name}", run.steps + 1) as advance,
+            engine_of_policy(loaded, runtime) as engine,
+        ):
+            adaptation = Adaptation(name, run, draws, prompt, chosen, loaded, engine, judge, adapter, processes)
             trajectory = _Trajectory(adaptation, steps, output)
             done = min(processes.from_first(steps.finished), run.steps + 1)
             try:
@@ -144,8 +150,8 @@ class _Trajectory:
     def _write(self, folder: Path, name: str, kind: str, rows: list[Row]) -> None:
         if not self.adaptation.processes.is_first:
             return
-        settings = {"run": self.adaptation.name, "settings": self.run.model_dump_json()}
-        artifacts.write(folder / f"{name}.parquet", kind, rows, **settings, subset=self.run.subset or "")
+        notes = {"run": self.adaptation.name, "settings": self.run.model_dump_json(), "subset": self.run.subset or ""}
+        artifacts.write(folder / f"{name}.parquet", kind, rows, **notes, engine=self.adaptation.engine.name)
 
     def _read(self, step: int, name: str) -> list[Row]:
         return artifacts.read(self.steps[step] / f"{name}.parquet", f"adapt_{name}").to_pylist()

@@ -133,7 +133,7 @@ COLUMNS = [
     *("run", "objective", "subset", "task_id", "seed", "lr", "reward", "step"),
     *_PERFORMANCE,
     *_FRESH,
-    *("mean_reward", "zero_advantage", "loss", "gradient_norm"),
+    *("mean_reward", "zero_advantage", "loss", "gradient_norm", "logprob_gap_mean", "logprob_gap_max"),
     *("is_boa", "is_boa_at_budget", "is_early_stop", "is_fresh_boa"),
     *("is_boa_confident", "is_boa_at_budget_confident", "is_early_stop_confident", "is_fresh_boa_confident"),
     *("is_within_budget", "rollouts", "fresh_rollouts", "known", "measured"),

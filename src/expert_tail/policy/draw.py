@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from expert_tail.policy.action import candidate_sha256, candidate_source
-from expert_tail.policy.load import Policy
+from expert_tail.policy.engine import Engine
 from expert_tail.policy.prompt import has_channels, prompt_tokens
-from expert_tail.policy.sampler import Completion, sample
 from expert_tail.policy.settings import PromptSettings
+from expert_tail.policy.token_draws import Completion
 from expert_tail.progress import Advance
 from expert_tail.tasks import Task
 
@@ -24,7 +25,7 @@ class Draw:
 
 
 def draw(
-    policy: Policy,
+    engine: Engine,
     tasks: Sequence[Task],
     n: int,
     prompt: PromptSettings,
@@ -35,29 +36,27 @@ def draw(
     advance: Advance | None = None,
 ) -> list[list[Draw]]:
     """`n` draws of each task, all in one batch. A task's draws depend on `seed` and its id, not on the other tasks."""
-    completions = sample(
-        policy.model,
-        prompts_of(policy, tasks, prompt),
+    completions = engine.sample(
+        prompts_of(engine.tokenizer, tasks, prompt),
         n,
-        stop_ids=policy.stop_ids,
         temperature=temperature,
         max_tokens=max_tokens,
         seeds=[_combined((*seed, task.task_id)) for task in tasks],
         advance=advance,
     )
     return [
-        [_made(policy, task, one, prompt.action) for one in of_task]
+        [_made(engine.tokenizer, task, one, prompt.action) for one in of_task]
         for task, of_task in zip(tasks, completions, strict=True)
     ]
 
 
-def prompts_of(policy: Policy, tasks: Sequence[Task], prompt: PromptSettings) -> list[list[int]]:
-    return [prompt_tokens(policy.tokenizer, task.reference_source, prompt) for task in tasks]
+def prompts_of(tokenizer: Any, tasks: Sequence[Task], prompt: PromptSettings) -> list[list[int]]:
+    return [prompt_tokens(tokenizer, task.reference_source, prompt) for task in tasks]
 
 
-def _made(policy: Policy, task: Task, completion: Completion, action: str) -> Draw:
+def _made(tokenizer: Any, task: Task, completion: Completion, action: str) -> Draw:
     ids = completion.token_ids[:-1] if completion.finish_reason == "stop" else completion.token_ids
-    text = policy.tokenizer.decode(ids, skip_special_tokens=not has_channels(policy.tokenizer))
+    text = tokenizer.decode(ids, skip_special_tokens=not has_channels(tokenizer))
     source = candidate_source(task.reference_source, text, action)
     return Draw(task, completion, text, source, candidate_sha256(source))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils.quantization_config import Mxfp4Config
 
 from expert_tail.errors import UserError
@@ -34,6 +34,7 @@ class Policy:
     checkpoint: str  # "base", or the name of the adapter's folder
     device: torch.device
     identity: dict[str, str]  # name, and the weights' checksums where they are known
+    folder: Path
 
 
 def load_policy(
@@ -45,10 +46,8 @@ def load_policy(
     bfloat16, where rounding would swallow it, it stays beside them. MXFP4 weights (GPT-OSS) are expanded to the dtype: no
     gradient passes through their own kernels. With `runtime.spread` layers lie on all GPUs, as Accelerate places them.
     """
-    folder, device = Path(folder), _device(runtime)
-    if not (folder / "config.json").exists():
-        raise UserError(f"{folder} is not a policy (config.json is missing); run fetch_policy to make it")
-    check_weights(folder, _REFETCH)
+    folder, device = Path(folder), device_of(runtime)
+    tokenizer, stop_ids = load_tokenizer(folder)
     dtype = getattr(torch, runtime.dtype)
     with quiet():
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -61,22 +60,43 @@ def load_policy(
             quantization_config=_expanded(config),
             local_files_only=True,
         )
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model.requires_grad_(False)
-    identity = _identity(folder)
     if adapter is not None:
-        model = _with_adapter(model, Path(adapter), identity, trainable)
+        model = _with_adapter(model, Path(adapter), folder, trainable)
         if not trainable and dtype == torch.float32:
             model = model.merge_and_unload()
     return Policy(
         model=model.eval(),
         tokenizer=tokenizer,
-        stop_ids=_stop_ids(model, tokenizer),
+        stop_ids=stop_ids,
         name=folder.name,
         checkpoint=BASE if adapter is None else Path(adapter).name,
         device=device,
-        identity=identity,
+        identity=_identity(folder),
+        folder=folder,
     )
+
+
+def load_tokenizer(folder: Path) -> tuple[Any, tuple[int, ...]]:
+    """The tokenizer of the policy in `folder`, and the tokens that end a turn; its weights are checked to be whole.
+
+    These are the model's and the tokenizer's, and those of GPT-OSS's channel format.
+    """
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder} is not a policy (config.json is missing); run fetch_policy to make it")
+    check_weights(folder, _REFETCH)
+    with quiet():
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        try:
+            generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        except OSError:  # no generation_config.json
+            generation = GenerationConfig.from_model_config(config)
+    ids = generation.eos_token_id
+    found = set(ids if isinstance(ids, list) else [ids]) | {tokenizer.eos_token_id}
+    if config.model_type == "gpt_oss":
+        found |= {i for token in ("<|return|>", "<|call|>") for i in _ids_of(tokenizer, token)}
+    return tokenizer, tuple(sorted(found - {None}))
 
 
 def add_lora(policy: Policy, settings: LoraSettings, seed: int) -> Policy:
@@ -126,7 +146,8 @@ def save_adapter(policy: Policy, folder: str | Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _with_adapter(model: Any, adapter: Path, identity: dict[str, str], trainable: bool) -> PeftModel:
+def check_adapter(adapter: Path, policy: Path) -> dict[str, Any]:
+    """The configuration of an adapter; a `UserError` says what is wrong with it, or that it adapts another policy."""
     try:
         config = json.loads((adapter / "adapter_config.json").read_text())
     except FileNotFoundError:
@@ -134,12 +155,17 @@ def _with_adapter(model: Any, adapter: Path, identity: dict[str, str], trainable
     except ValueError as error:
         raise UserError(f"{adapter / 'adapter_config.json'} is not JSON ({error}); {_REMAKE}") from error
     check_weights(adapter, _REMAKE)
-    _check_base(adapter, config, identity)
+    _check_base(adapter, config, _identity(policy))
+    return config
+
+
+def _with_adapter(model: Any, adapter: Path, policy: Path, trainable: bool) -> PeftModel:
+    check_adapter(adapter, policy)
     try:
         with quiet():
             return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{adapter} does not fit the policy {identity['name']}: {error}") from error
+        raise UserError(f"{adapter} does not fit the policy {policy.name}: {error}") from error
 
 
 def _check_base(adapter: Path, config: dict[str, Any], identity: dict[str, str]) -> None:
@@ -168,7 +194,7 @@ def _identity(folder: Path) -> dict[str, str]:
     return {"name": name, "weights": " ".join(sums)}
 
 
-def _device(runtime: RuntimeSettings) -> torch.device:
+def device_of(runtime: RuntimeSettings) -> torch.device:
     there = torch.cuda.is_available()
     if runtime.device == "cuda" and not there:
         raise UserError("`device`: cuda was asked for, but torch sees no GPU here; set it to cpu or auto")
@@ -190,15 +216,6 @@ def _expanded(config: Any) -> Mxfp4Config | None:
     if quantization.get("quant_method") != "mxfp4":
         return None
     return Mxfp4Config(modules_to_not_convert=quantization.get("modules_to_not_convert"), dequantize=True)
-
-
-def _stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Tokens that end a turn: the model's and the tokenizer's, and those of GPT-OSS's channel format."""
-    ids = model.generation_config.eos_token_id
-    found = set(ids if isinstance(ids, list) else [ids]) | {tokenizer.eos_token_id}
-    if model.config.model_type == "gpt_oss":
-        found |= {i for token in ("<|return|>", "<|call|>") for i in _ids_of(tokenizer, token)}
-    return tuple(sorted(found - {None}))
 
 
 def _ids_of(tokenizer: Any, token: str) -> list[int]:

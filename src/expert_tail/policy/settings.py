@@ -18,8 +18,11 @@ class FetchSettings(Settings):
 
 
 class RuntimeSettings(Settings):
-    engine: Literal["auto", "transformers"] = Field(
-        "auto", description="what samples; this version has the transformers engine alone"
+    engine: Literal["auto", "transformers", "vllm"] = Field(
+        "auto", description="what samples; auto: vllm where it is installed and there is a GPU, else transformers"
+    )
+    kv_cache_gib: float = Field(
+        2.0, gt=0, description="vllm: memory for keys and values, GiB; its copy of the weights takes more"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and activations")

@@ -18,6 +18,9 @@ class RlvrSettings(Settings):
     learning_rate: float = Field(3e-4, gt=0, description="of Adam")
     temperature: float = Field(0.8, gt=0, description="at which rollouts are sampled")
     max_tokens: Count = Field(64, description="longest rollout, tokens")
+    importance_cap: float = Field(
+        2.0, ge=1, description="largest importance weight of a token (truncated importance sampling)"
+    )
     reward_window: Count = Field(32, description="correct speedups of a task whose running median scales its reward")
     seed: int = Field(42, description="of task order, adapter initialisation and sampling")
     checkpoints: list[int] = Field(

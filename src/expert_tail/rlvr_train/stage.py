@@ -15,6 +15,7 @@ from expert_tail.errors import UserError
 from expert_tail.evaluator.evaluator import Candidate, Evaluator
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.policy.draw import Draw, prompts_of
+from expert_tail.policy.engine import chosen_engine, engine_of_policy
 from expert_tail.policy.load import Policy, add_lora, load_policy, save_adapter
 from expert_tail.policy.settings import LoraSettings, PromptSettings, RuntimeSettings
 from expert_tail.progress import log, progress
@@ -43,6 +44,7 @@ def run(
 
     Writes all rollouts to `output` and adapters to `checkpoints`/step={n} for each n in `rlvr.checkpoints`.
     """
+    chosen_engine(runtime)  # what cannot sample is said first
     with together(runtime.device) as processes, artifacts.alone_in(state) if processes.is_first else nullcontext():
         chosen = tasks_of(tasks, TRAIN)
         if len(chosen) < rlvr.tasks_per_step:
@@ -63,14 +65,18 @@ def run(
             restore(trained, optimizer, steps.adapter(done - 1), steps[done - 1])
             for row in steps.rollouts(done).select(["task_id", "speedup"]).to_pylist():
                 reward.observe(row["task_id"], [row["speedup"]])
-        with progress("rlvr_train", rlvr.steps) as advance, judge if processes.is_first else nullcontext():
+        with (
+            progress("rlvr_train", rlvr.steps) as advance,
+            judge if processes.is_first else nullcontext(),
+            engine_of_policy(trained, runtime) as engine,
+        ):
             if done:
                 advance(done)
             for step in range(done, rlvr.steps):
                 batch = _batch(chosen, rlvr, step)
                 draws = draw_together(
                     processes,
-                    trained,
+                    engine,
                     batch,
                     rlvr.rollouts_per_task,
                     prompt,
@@ -79,27 +85,30 @@ def run(
                     seed=(rlvr.seed, step),
                 )
                 rows = processes.from_first(partial(_rewarded, step, draws, judge, reward))
-                importance_sampling_step(
+                update = importance_sampling_step(
                     trained.model,
                     optimizer,
-                    prompts_of(trained, batch, prompt),
+                    prompts_of(trained.tokenizer, batch, prompt),
                     rollouts_of(rows, [task.task_id for task in batch]),
                     temperature=rlvr.temperature,
+                    importance_cap=rlvr.importance_cap,
                     where=f"step {step}",
                     processes=processes,
                 )
                 if processes.is_first:
                     steps.save(step, rows, trained, optimizer, keep=set(rlvr.checkpoints))
                 advance(
+                    1,
                     reward=float(np.mean([row["reward"] for row in rows])),
                     correct=float(np.mean([row["status"] == "correct" for row in rows])),
                     fast_1=float(np.mean([row["speedup"] > 1 for row in rows])),
+                    **update.gaps,
                 )
         if processes.is_first:
             for n in rlvr.checkpoints:
                 artifacts.publish(steps.adapter(n - 1), checkpoints / f"step={n}")
-            rollouts = steps.rollouts(rlvr.steps)
-            artifacts.write(output, "rollouts", rollouts, settings=rlvr.model_dump_json(), evaluator=judge.digest)
+            notes = {"settings": rlvr.model_dump_json(), "evaluator": judge.digest, "engine": engine.name}
+            artifacts.write(output, "rollouts", steps.rollouts(rlvr.steps), **notes)
 
 
 def _batch(tasks: list[Task], rlvr: RlvrSettings, step: int) -> list[Task]:

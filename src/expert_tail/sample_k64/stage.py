@@ -4,9 +4,8 @@ import time
 from pathlib import Path
 
 from expert_tail import artifacts
-from expert_tail.policy.counting import counted_tokens
 from expert_tail.policy.draw import draw
-from expert_tail.policy.load import load_policy
+from expert_tail.policy.engine import chosen_engine, engine_of_checkpoint
 from expert_tail.policy.settings import PromptSettings, RuntimeSettings
 from expert_tail.progress import progress
 from expert_tail.sample_k64.settings import SampleSettings
@@ -24,15 +23,15 @@ def run(
     seed: int,
     output: Path,
 ) -> None:
+    chosen_engine(runtime)  # what cannot sample is said first
     chosen = tasks_of(tasks, subset)
-    loaded = load_policy(policy, runtime, adapter)
-    began = time.monotonic()
     with (
+        engine_of_checkpoint(policy, runtime, adapter) as engine,
         progress(f"sampling {subset} seed {seed}", len(chosen) * sampling.k) as advance,
-        counted_tokens(loaded.model) as computed,
     ):
+        began = time.monotonic()
         draws = draw(
-            loaded,
+            engine,
             chosen,
             sampling.k,
             prompt,
@@ -41,13 +40,13 @@ def run(
             seed=(seed,),
             advance=advance,
         )
-    spent = {"seconds": str(time.monotonic() - began), "computed_tokens": str(computed.tokens)}
+        spent = {"seconds": str(time.monotonic() - began), "computed_tokens": str(engine.computed_tokens)}
     rows = [
         {
             "task_id": one.task.task_id,
             "seed": seed,
             "sample": index,
-            "checkpoint": loaded.checkpoint,
+            "checkpoint": engine.checkpoint,
             "completion": one.text,
             "candidate_sha256": one.sha256,
             "token_ids": one.completion.token_ids,
@@ -59,5 +58,5 @@ def run(
         for of_task in draws
         for index, one in enumerate(of_task)
     ]
-    settings = sampling.model_dump_json()
-    artifacts.write(output, "samples", rows, subset=subset, action=prompt.action, settings=settings, **spent)
+    notes = {"subset": subset, "action": prompt.action, "engine": engine.name}
+    artifacts.write(output, "samples", rows, **notes, **spent, settings=sampling.model_dump_json())

@@ -18,7 +18,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
 from expert_tail.policy.draw import Draw, draw
-from expert_tail.policy.load import Policy
+from expert_tail.policy.engine import Engine
 from expert_tail.tasks import Task
 
 T = TypeVar("T")
@@ -66,7 +66,11 @@ class Processes:
             parameter.grad = part.view_as(parameter)
 
     def sum(self, value: float) -> float:
-        return value if self.size == 1 else sum(gather_object([value]))
+        return sum(self.all_of([value]))
+
+    def all_of(self, values: list[T]) -> list[T]:
+        """The values of every process, those of the first one first."""
+        return values if self.size == 1 else gather_object(values)
 
 
 ALONE = Processes()
@@ -74,11 +78,11 @@ PATIENCE = timedelta(days=1)  # how long processes wait for the first one, which
 
 
 def draw_together(
-    processes: Processes, policy: Policy, tasks: Sequence[Task], *settings: Any, **options: Any
+    processes: Processes, engine: Engine, tasks: Sequence[Task], *settings: Any, **options: Any
 ) -> list[list[Draw]]:
     """`draw`, each process for its share of the tasks: the same draws as one process makes for all of them."""
     mine = processes.share(tasks)
-    return processes.gathered(draw(policy, mine, *settings, **options) if mine else [])
+    return processes.gathered(draw(engine, mine, *settings, **options) if mine else [])
 
 
 @contextmanager
