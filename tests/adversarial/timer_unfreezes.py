@@ -1,7 +1,7 @@
 """A POSIX timer sends it SIGCONT all the time, so that it is never frozen.
 task: 19
 verdict: correct, not faster
-verdict without sandbox: rejected not_frozen | rejected unfreezable
+verdict without sandbox: rejected not_frozen | rejected unfreezable | correct, not faster
 """
 
 import ctypes
