@@ -123,7 +123,7 @@ def expert_tail(*arguments: object) -> list[str]:
 
 def snakemake(folder: Path, *arguments: object) -> list[str]:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    return [*command, "--cores", "2", *map(str, arguments)]
+    return [*command, "--cores", "1", *map(str, arguments)]
 
 
 def run(command: list[str], cache: Path, timeout: float = 540) -> subprocess.CompletedProcess[str]:

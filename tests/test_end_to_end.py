@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    command += ["--cores", "2", *arguments, "--configfile", str(ROOT / "configs/smoke.yaml")]
+    command += ["--cores", "1", *arguments, "--configfile", str(ROOT / "configs/smoke.yaml")]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=540)
 
