@@ -70,6 +70,14 @@ class Arm:
         self.memory.close()
 
 
+def close_all(arms: Sequence[Arm]) -> None:
+    """End several workers at once: ending one that holds a GPU takes a tenth of a second, in the driver."""
+    for arm in arms:
+        arm.worker.kill()
+    for arm in arms:
+        arm.close()
+
+
 def _read(source: Source, described: Any, wanted: Sequence[Tensor] | None) -> list[Tensor]:
     if not isinstance(described, list):
         raise forged()

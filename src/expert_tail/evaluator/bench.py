@@ -8,13 +8,14 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from expert_tail.evaluator.arm import Arm, Ran
+from expert_tail.evaluator.arm import Arm, Ran, close_all
 from expert_tail.evaluator.build import Builds, needs_build
 from expert_tail.evaluator.compilers import FOLDER
 from expert_tail.evaluator.correctness import VARIATIONS, Expected, Variation, expect, mismatch, vary
@@ -35,6 +36,7 @@ TRIAL_S, MAX_CALLS, MAX_TRIAL_BYTES = 4e-3, 64, 1 << 31
 N_IDLE = 8
 LARGE_BYTES = 1 << 30  # tensors beyond this are drawn and computed again rather than kept
 DOUBLE_BYTES = 1 << 31  # outputs up to this are compared with float64 ones; the reference's own error is 0 beyond
+SPARE = 0.4  # of a device's memory: candidates' own
 SETTLE_S = 0.05  # freed device memory is cleared in the background, which takes bandwidth from what is timed
 
 
@@ -146,13 +148,15 @@ class Bench:
     @contextlib.contextmanager
     def fresh_pair(self, source: str) -> Iterator[tuple[Arm, Arm]]:
         """Baseline and candidate in new processes, proven and ready to be timed. Raises `WorkerFailure`."""
-        with contextlib.ExitStack() as stack:
-            arms = []
-            for text, name in ((self._task.reference_source, "Model"), (source, "ModelNew")):
-                arms.append(self.loaded(text, name))
-                stack.callback(arms[-1].close)
-                self.prove(arms[-1])
-                self.warm_up(arms[-1])
+        with ThreadPoolExecutor(2) as loaders, contextlib.ExitStack() as stack:
+            modules = ((self._task.reference_source, "Model"), (source, "ModelNew"))
+            loading = [loaders.submit(self.loaded, *module) for module in modules]
+            wait(loading)
+            stack.callback(close_all, [arm.result() for arm in loading if arm.exception() is None])
+            arms = [arm.result() for arm in loading]
+            for arm in arms:
+                self.prove(arm)
+                self.warm_up(arm)
             yield arms[0], arms[1]
 
     def prove(self, arm: Arm) -> None:
@@ -236,8 +240,9 @@ class Bench:
             inputs = Inputs.of(self.layout, calls, self.device)
             if sum(known.packed.nbytes for known in [*self._pool.values(), inputs]) > POOL_BYTES[self.device.type]:
                 del calls
-                self._trim()
-                time.sleep(SETTLE_S)
+                if self._is_short_of_memory():
+                    self._trim()
+                    time.sleep(SETTLE_S)
                 return inputs
             self._pool[first, n_calls] = inputs
         return self._pool[first, n_calls]
@@ -262,9 +267,17 @@ class Bench:
 
     def _trim_reference(self, tensors: list[Any]) -> None:
         """Have the reference give back memory that it holds for large tensors."""
-        if sum(x.n_bytes for x in tensors if isinstance(x, Tensor)) > LARGE_BYTES:
+        n_bytes = sum(x.n_bytes for x in tensors if isinstance(x, Tensor))
+        if n_bytes > LARGE_BYTES and self._is_short_of_memory():
             self._reference.memory.close()
             self._call({"do": "release"}, "done")
+
+    def _is_short_of_memory(self) -> bool:
+        """Whether so little is free that what is held for the next draw, and saves most of its time, is given back."""
+        if self.device.type == "cpu":
+            return True
+        free, total = torch.cuda.mem_get_info(self.device)
+        return free < SPARE * total
 
     def _trim(self) -> None:
         """Leave the device's memory that this process holds, but does not use, to the workers."""

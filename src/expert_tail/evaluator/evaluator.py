@@ -17,13 +17,14 @@ from filelock import FileLock, Timeout
 
 from expert_tail.code_digest import code_digest
 from expert_tail.errors import UserError
-from expert_tail.evaluator.arm import Arm, Ran
+from expert_tail.evaluator.arm import Arm, Ran, close_all
 from expert_tail.evaluator.bench import Bench, check
 from expert_tail.evaluator.build import Builds, needs_build
 from expert_tail.evaluator.cache import Cache, cache_folder, key
 from expert_tail.evaluator.ceilings import ceilings_of
 from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.hardware import choose_device, hardware
+from expert_tail.evaluator.memory import BUSY_DEVICE
 from expert_tail.evaluator.physics import with_roofline
 from expert_tail.evaluator.process import ForkServer, WorkerFailure
 from expert_tail.evaluator.sandbox import MIN_LAYERS, missing
@@ -163,7 +164,11 @@ class Evaluator:
     def _evaluate_group(
         self, task: Task, benches: list[Bench], group: list[tuple[str, str]]
     ) -> Iterator[tuple[str, Evaluation]]:
-        """Load some candidates at the same time; then run them, on each bench one after the other."""
+        """Load some candidates at the same time; then run them, on each bench one after the other.
+
+        One that finds the device busy is evaluated again by itself, since another of the group may keep it so.
+        """
+        suspects = []
         with (
             ThreadPoolExecutor(len(group)) as loaders,
             ThreadPoolExecutor(len(benches)) as runners,  # whose threads run where this one may
@@ -172,15 +177,19 @@ class Evaluator:
             placed = [(name, source, benches[i % len(benches)]) for i, (name, source) in enumerate(group)]
             loading = [loaders.submit(bench.loaded, source, "ModelNew") for _, source, bench in placed]
             wait(loading)
-            for arm in loading:
-                if arm.exception() is None:
-                    stack.callback(arm.result().close)
+            stack.callback(close_all, [arm.result() for arm in loading if arm.exception() is None])
             running = [
                 (name, runners.submit(self._evaluate_one, task, bench, source, arm))
                 for (name, source, bench), arm in zip(placed, loading, strict=True)
             ]
-            for name, evaluation in running:
-                yield name, evaluation.result()
+            for (name, future), one in zip(running, group, strict=True):
+                evaluation = future.result()
+                if evaluation.reason == BUSY_DEVICE and len(group) > 1:
+                    suspects.append(one)
+                else:
+                    yield name, evaluation
+        for one in suspects:
+            yield from self._evaluate_group(task, benches, [one])
 
     def _evaluate_one(self, task: Task, bench: Bench, source: str, loading: "Future[Arm]") -> Evaluation:
         return with_roofline(self._verdict_on(bench, source, loading), task, bench, self._ceilings)

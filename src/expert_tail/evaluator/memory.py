@@ -19,7 +19,8 @@ from expert_tail.evaluator.worker import INPUTS
 
 FLUSH_BYTES = 256 * 2**20  # several times the L2 cache of any GPU
 BUSY_S = 7e-4  # a small kernel of the parent waits no longer unless another process keeps the device busy
-BUSY_CHECKS, BUSY_PAUSE_S = 4, 5e-3
+BUSY_WAIT_S, BUSY_PAUSE_S = 2.0, 5e-3  # the driver clears the memory of processes that ended, for up to half a second
+BUSY_DEVICE = "busy_device"
 MAX_SPANS, MAX_SNAPSHOT_BYTES = 4096, 2**34
 
 
@@ -132,11 +133,11 @@ class DeviceMemory(Memory):
         # Room for the outputs' copy, which is made on the clock: torch keeps it at hand.
         torch.empty(self._taken, dtype=torch.uint8, device=self.device)
         _flush(self.device)
-        for _ in range(BUSY_CHECKS):
-            if _fence_s(self.device) < BUSY_S:
-                return
+        deadline = time.monotonic() + BUSY_WAIT_S
+        while _fence_s(self.device) > BUSY_S:
+            if time.monotonic() > deadline:
+                raise WorkerFailure("rejected", "the device is busy while the process is frozen", BUSY_DEVICE)
             time.sleep(BUSY_PAUSE_S)
-        raise WorkerFailure("rejected", "the device is busy while the process is frozen", "busy_device")
 
     def holds(self, inputs: Inputs) -> bool:
         return same_bytes(self._buffer.view[: inputs.packed.numel()], inputs.packed)

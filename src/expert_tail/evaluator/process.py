@@ -154,7 +154,7 @@ class Worker:
         self.own_parameters = False  # whether its model's parameters fit the reference's in no way
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)
-        self._alive = True
+        self._alive, self._killed = True, False
         self._frozen_ns = 0  # processor time of the worker when it was frozen
 
     def call(self, command: dict[str, Any], expect: str, timeout_s: float) -> Any:
@@ -216,14 +216,20 @@ class Worker:
             return len(os.listdir(f"/proc/{self.pid}/task"))
         return 0
 
+    def kill(self) -> None:
+        """Have the worker end, without waiting for it; `close` does. Once: its number may be another's soon."""
+        if self._alive and not self._killed:
+            self._signal(signal.SIGKILL)
+            self._killed = True
+
     def close(self) -> None:
         if self._alive:
             self._end()
 
     def _end(self) -> int:
         """Kill the worker, if it has not ended by itself; its wait status."""
+        self.kill()  # changes nothing about a process that is ending already
         self._alive = False
-        self._signal(signal.SIGKILL)  # changes nothing about a process that is ending already
         self._channel.close()
         status = self._server.exit_status(self.pid)
         os.close(self._output)

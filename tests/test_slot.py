@@ -1,0 +1,126 @@
+"""Slots on a machine without network: what is staged arrives whole, what is kept goes on, and the least important is left."""
+
+import importlib.util
+import os
+import random
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+def script(name: str) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+slot, stage = script("slot"), script("stage")
+
+
+def filled(folder: Path, sizes: dict[str, int]) -> dict[str, bytes]:
+    """Files that no compressor makes smaller."""
+    contents = {name: random.Random(name).randbytes(size) for name, size in sizes.items()}
+    for name, data in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return contents
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+RUN = {
+    "results/table3.csv": 1_000,
+    "artifacts/policy/tiny/provenance.json": 100,
+    "artifacts/policy/tiny/model.safetensors": 90_000,
+    "artifacts/cache/0a/entry.json": 2_000,
+    "artifacts/cache/builds/kernel.so": 90_000,
+    "artifacts/rlvr/state/step=0003/optimizer.pt": 50_000,
+    "artifacts/adapt/run/step=1/adapter_model.safetensors": 200_000,
+    ".snakemake/metadata/YXJ0": 300,
+    ".snakemake/log/today.log": 300,
+}
+
+
+def test_what_is_kept_comes_back_with_its_times(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    contents = filled(run, RUN)
+    for name in contents:
+        os.utime(run / name, (1_700_000_000, 1_700_000_000))
+    assert slot.pack(slot.kept_files(run), run, tmp_path / "out", part_bytes=30_000, parts=100) == []
+    parts = sorted((tmp_path / "out").iterdir())
+    assert len(parts) > 5
+    assert all(part.stat().st_size <= 30_000 for part in parts)
+    slot.unpack(parts, tmp_path / "again")
+    left = {"artifacts/policy/tiny/model.safetensors", "artifacts/cache/builds/kernel.so", ".snakemake/log/today.log"}
+    assert contents_of(tmp_path / "again") == {name: data for name, data in contents.items() if name not in left}
+    assert all(path.stat().st_mtime == 1_700_000_000 for path in (tmp_path / "again").rglob("*") if path.is_file())
+
+
+def test_the_least_important_is_left_out_where_room_is_short(tmp_path: Path) -> None:
+    filled(tmp_path / "run", RUN)
+    left_out = slot.pack(slot.kept_files(tmp_path / "run"), tmp_path / "run", tmp_path / "out", 70_000, parts=2)
+    assert left_out == ["artifacts/adapt/run/step=1/adapter_model.safetensors"]
+    assert sum(part.stat().st_size for part in (tmp_path / "out").iterdir()) <= 140_000
+
+
+def test_a_wheel_larger_than_a_part_is_put_together_again(tmp_path: Path) -> None:
+    contents = filled(tmp_path / "staged", {"small.txt": 1_000, "large.txt": 25_000, "middle.txt": 9_000})
+    stage.split(tmp_path / "staged", 10_000)
+    parts = sorted((tmp_path / "staged").iterdir())
+    assert all(sum(file.stat().st_size for file in part.iterdir()) <= 10_000 for part in parts)
+    slot.install(parts, tmp_path / "installed")
+    assert contents_of(tmp_path / "installed" / "wheels") == contents
+
+
+def test_packages_that_are_there_are_not_staged() -> None:
+    assert list(stage.names("# comment\nTorch==2.11.0+cu130\nhuggingface_hub==1.0\n-r cpu.txt\n")) == [
+        "torch",
+        "huggingface-hub",
+    ]
+
+
+def test_work_that_outlasts_the_slot_is_ended(tmp_path: Path) -> None:
+    stubborn = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)"
+    began = time.monotonic()
+    assert not slot.make([sys.executable, "-c", "import time; time.sleep(600)"], dict(os.environ), began + 1)
+    assert time.monotonic() - began < 9
+    assert not slot.make([sys.executable, "-c", stubborn], dict(os.environ), time.monotonic() + 1)
+    assert time.monotonic() - began < 30
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration that audits two tasks, long enough to be cut off."""
+    file = tmp_path_factory.mktemp("config") / "audit.yaml"
+    file.write_text("null_audit: {repeats: 64, tasks: [12], protocols: [paired], timing_budget_s: 0.05}\n")
+    return file
+
+
+def test_second_slot_goes_on_from_what_the_first_has_kept(tmp_path: Path, suite: Path) -> None:
+    def run(folder: str, kept: list[Path], minutes: float) -> str:
+        command = [sys.executable, SCRIPTS / "slot.py", "--staged", tmp_path / "staged", "--run", tmp_path / folder]
+        command += ["--out", tmp_path / f"{folder}-out", "--configfile", suite, "--minutes", str(minutes)]
+        command += ["--packing-minutes", "0", *(["--kept", *kept] if kept else []), "--", "results/null_audit.csv"]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+        return done.stdout + done.stderr
+
+    (tmp_path / "staged").mkdir()
+    first = run("first", [], 1.0)
+    assert "time is up" in first
+    measured = {name for name in contents_of(tmp_path / "first") if name.startswith("artifacts/cache/")}
+    assert measured
+    second = run("second", [tmp_path / "first-out"], 5)
+    assert "time is up" not in second, second
+    assert (tmp_path / "second" / "results" / "null_audit.csv").exists()
+    assert measured <= set(contents_of(tmp_path / "second"))
