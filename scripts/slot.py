@@ -4,7 +4,8 @@
 
 `--staged`: what scripts/stage.py made where there was a network. `--kept`: the `--out` of the slot before, if there was one.
 The targets are made one after the other, as far as time allows; jobs that are cut off go on in the next slot after their last
-finished step or candidate. What is worth keeping is packed into parts below `--out`, the least important left out first.
+finished step or candidate. What is worth keeping is packed into parts below `--out`, the least important left out first;
+also on SIGTERM and Ctrl-C, where the machine is wanted back early.
 """
 
 import argparse
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=1000, help="most parts")
     args = parser.parse_args()
     deadline = time.monotonic() + 60 * (args.minutes - args.packing_minutes)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run = args.run.resolve() if args.run else ROOT / "runs" / args.configfile.stem
     run.mkdir(parents=True, exist_ok=True)
     environment = install(args.staged, run / ".staged")
@@ -138,7 +140,7 @@ def make(command: Sequence[str], environment: dict[str, str], deadline: float) -
     process = subprocess.Popen(command, env=environment, cwd=ROOT, start_new_session=True)
     try:
         process.wait(left)
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
         print(f"time is up: {command[-1]} goes on in the next slot", flush=True)
         for number, grace_s in ((signal.SIGINT, 10), (signal.SIGKILL, 5)):
             os.killpg(process.pid, number)

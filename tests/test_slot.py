@@ -9,8 +9,6 @@ import time
 import types
 from pathlib import Path
 
-import pytest
-
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
@@ -99,28 +97,33 @@ def test_work_that_outlasts_the_slot_is_ended(tmp_path: Path) -> None:
     assert time.monotonic() - began < 30
 
 
-@pytest.fixture(scope="module")
-def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A configuration that audits two tasks, long enough to be cut off."""
-    file = tmp_path_factory.mktemp("config") / "audit.yaml"
-    file.write_text("null_audit: {repeats: 64, tasks: [12], protocols: [paired], timing_budget_s: 0.05}\n")
-    return file
-
-
-def test_second_slot_goes_on_from_what_the_first_has_kept(tmp_path: Path, suite: Path) -> None:
-    def run(folder: str, kept: list[Path], minutes: float) -> str:
-        command = [sys.executable, SCRIPTS / "slot.py", "--staged", tmp_path / "staged", "--run", tmp_path / folder]
-        command += ["--out", tmp_path / f"{folder}-out", "--configfile", suite, "--minutes", str(minutes)]
-        command += ["--packing-minutes", "0", *(["--kept", *kept] if kept else []), "--", "results/null_audit.csv"]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
-        return done.stdout + done.stderr
-
+def test_second_slot_goes_on_from_what_the_first_has_kept(tmp_path: Path, smollm2: Path) -> None:
+    config = tmp_path / "audit.yaml"
+    audit = "null_audit: {repeats: 24, tasks: [12], protocols: [paired], timing_budget_s: 0.05}"
+    config.write_text(f'policy: {{source: "path:{smollm2}", sha256: null}}\n{audit}\n')
     (tmp_path / "staged").mkdir()
-    first = run("first", [], 1.0)
-    assert "time is up" in first
-    measured = {name for name in contents_of(tmp_path / "first") if name.startswith("artifacts/cache/")}
-    assert measured
-    second = run("second", [tmp_path / "first-out"], 5)
-    assert "time is up" not in second, second
-    assert (tmp_path / "second" / "results" / "null_audit.csv").exists()
-    assert measured <= set(contents_of(tmp_path / "second"))
+
+    def slot_in(folder: str, *more: object) -> subprocess.Popen:
+        command = [sys.executable, SCRIPTS / "slot.py", "--staged", tmp_path / "staged", "--configfile", config]
+        command += ["--run", tmp_path / folder, "--out", tmp_path / f"{folder}-out", "--minutes", 9, *more]
+        command += ["--", "results/null_audit.csv"]
+        return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def measured(folder: str) -> set[str]:
+        entries = [name for name in slot.kept_files(tmp_path / folder) if name.startswith("artifacts/cache/")]
+        return {name for name in entries if "ceilings" not in name}
+
+    first = slot_in("first")
+    while not measured("first") and first.poll() is None:
+        time.sleep(0.05)
+    first.terminate()
+    said, _ = first.communicate(timeout=60)
+    assert "time is up" in said
+    assert measured("first")
+    assert not (tmp_path / "first" / "results" / "null_audit.csv").exists()
+    second = slot_in("second", "--kept", tmp_path / "first-out")
+    said, _ = second.communicate(timeout=300)
+    assert second.returncode == 0, said
+    assert "time is up" not in said
+    assert (tmp_path / "second" / "results" / "null_audit.csv").exists(), said
+    assert measured("first") < measured("second")
