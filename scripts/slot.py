@@ -169,6 +169,8 @@ def watching_gpu(file: Path) -> Iterator[None]:
         "-l",
         "1",
     ]
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        query += ["--id", visible]
     with file.open("a") as stream:
         process = subprocess.Popen(query, stdout=stream)
         try:

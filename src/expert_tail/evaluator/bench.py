@@ -41,7 +41,10 @@ SETTLE_S = 0.05  # freed device memory is cleared in the background, which takes
 
 
 class Bench:
-    """A task's reference, ready to be compared with. Raises `WorkerFailure` where the reference itself fails."""
+    """A task's reference, ready to be compared with. Raises `WorkerFailure` where the reference itself fails.
+
+    `n_ready`: workers for candidates that are started at once with the reference's, and get ready while that computes.
+    """
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class Bench:
         settings: EvaluatorSettings,
         core: int,
         device: torch.device,
+        n_ready: int = 0,
     ) -> None:
         self.settings, self.device, self._server, self._core, self._task = settings, device, server, core, task
         self._builds = builds
@@ -61,7 +65,9 @@ class Bench:
             self._buffer = DeviceBuffer(device)
             self._stack.callback(self._buffer.close)
             self._reference = self._arm(is_reference=True)
-            self._stack.callback(self._reference.close)
+            self._ready: list[Arm] = []
+            self._stack.callback(lambda: close_all([self._reference, *self._ready]))
+            self._ready += [self._arm() for _ in range(1 + n_ready)]
             scratch = self._reference.worker.scratch
             (scratch / "candidate.py").write_text(task.reference_source)
             self.blob = scratch / "parameters.pickle"
@@ -100,7 +106,10 @@ class Bench:
         or slower: its memory lies elsewhere. Threads may load several at a time.
         """
         built = self._builds.find(self._build_key(source)) if needs_build(source) else None
-        arm = self._arm(writable=built is not None)
+        try:
+            arm = self._ready.pop() if built is None else self._arm(writable=True)
+        except IndexError:
+            arm = self._arm()
         worker, timeout_s = arm.worker, self.settings.timeout_s
         try:
             path, blob = worker.scratch / "candidate.py", worker.scratch / "parameters.pickle"

@@ -136,7 +136,7 @@ class Evaluator:
     def _evaluate_task(self, task: Task, sources: Mapping[str, str]) -> Iterator[tuple[str, Evaluation]]:
         with contextlib.ExitStack() as stack:
             try:
-                benches = [stack.enter_context(bench) for bench in self._benches(task, min(self.at_once, len(sources)))]
+                benches = [stack.enter_context(bench) for bench in self._benches(task, list(sources.values()))]
             except (WorkerFailure, torch.OutOfMemoryError) as error:
                 failure = _as_failure(error)
                 message = f"the reference of task {task.task_id} ({task.name}) fails itself: {failure.error}"
@@ -150,11 +150,14 @@ class Evaluator:
             for start in range(0, len(waiting), n):
                 yield from self._evaluate_group(task, benches, waiting[start : start + n])
 
-    def _benches(self, task: Task, n: int) -> Iterator[contextlib.closing[Bench]]:
+    def _benches(self, task: Task, sources: Sequence[str]) -> Iterator[contextlib.closing[Bench]]:
         """Benches for evaluations at the same time, which share nothing but the core: each has a fork server of its own."""
+        n = min(self.at_once, len(sources))
+        n_ready = min(READY_WORKERS[self.device.type], sum(not needs_build(source) for source in sources)) // n
         self._start_servers(n)
         for server in self._servers[:n]:
-            yield contextlib.closing(Bench(server, self._builds, task, self.settings, self.core, self.device))
+            bench = Bench(server, self._builds, task, self.settings, self.core, self.device, n_ready)
+            yield contextlib.closing(bench)
 
     def _start_servers(self, n: int) -> None:
         while len(self._servers) < n:
