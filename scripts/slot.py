@@ -188,18 +188,17 @@ def write_utilisation(run: Path) -> None:
             fields = [field.strip() for field in line.split(",")]
             if len(fields) == 3 and fields[1].isdigit():  # not the line that a cut-off has left
                 watched.append((datetime.strptime(fields[0], "%Y/%m/%d %H:%M:%S.%f").timestamp(), int(fields[1])))
-    jobs: dict[str, set[tuple[float, float]]] = defaultdict(set)
+    jobs: dict[str, dict[float, float]] = defaultdict(dict)  # each output has a record; those of one job end together
     for record in (run / ".snakemake" / "metadata").glob("*"):
         noted = json.loads(record.read_text())
         if noted.get("starttime") and noted.get("endtime"):
-            jobs[noted["rule"]].add((noted["starttime"], noted["endtime"]))
+            jobs[noted["rule"]][noted["endtime"]] = noted["starttime"]
     rows = []
     for rule, spans in sorted(jobs.items()):
-        busy = [percent for at, percent in watched if any(start <= at <= end for start, end in spans)]
+        busy = [percent for at, percent in watched if any(start <= at <= end for end, start in spans.items())]
         if busy:
-            rows.append(
-                [rule, len(spans), round(sum(end - start for start, end in spans), 1), round(sum(busy) / len(busy), 1)]
-            )
+            seconds = sum(end - start for end, start in spans.items())
+            rows.append([rule, len(spans), round(seconds, 1), round(sum(busy) / len(busy), 1)])
     if rows:
         (run / BY_RULE).parent.mkdir(exist_ok=True)
         with (run / BY_RULE).open("w", newline="") as stream:

@@ -18,7 +18,7 @@ from expert_tail.errors import UserError
 from expert_tail.evaluator import correctness, sandbox
 from expert_tail.evaluator.correctness import VARIATIONS, expect, mismatch, vary
 from expert_tail.evaluator.evaluation import Evaluation
-from expert_tail.evaluator.evaluator import Candidate, Evaluator
+from expert_tail.evaluator.evaluator import READY_WORKERS, Candidate, Evaluator
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.evaluator.timing import Speedup, agreed, order_statistic, paired_speedup
 from expert_tail.tasks import Task, load_suite
@@ -168,6 +168,39 @@ def test_paper_protocol_has_no_interval(tmp_path: Path) -> None:
         (found,) = running.evaluate([Candidate(TASK, candidate())])
     assert (found.status, found.speedup_low, found.speedup_high, found.trials) == ("correct", None, None, 3)
     assert found.speedup == pytest.approx(found.baseline_ms / found.kernel_ms)
+
+
+def test_groups_larger_than_what_runs_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(READY_WORKERS, "cpu", 8)  # as on a GPU
+    settings = SETTINGS.model_copy(update={"protocol": "paper", "paper_trials": 3, "paper_threads": 2})
+    slow = "if x.sum() < 0: pass\ntime.sleep(0.05)\nreturn self.linear(self.norm(x))"
+    sources = [candidate(slow if i % 2 else FORWARD, top=f"# {i}") for i in range(8)]
+    with Evaluator(settings, tmp_path) as running:
+        found = running.evaluate([Candidate(TASK, source) for source in sources])
+    assert [one.status for one in found] == ["correct"] * 8
+
+
+def test_a_suspect_of_the_device_is_judged_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU is never busy or full through others: here every failure is taken for that."""
+    monkeypatch.setitem(READY_WORKERS, "cpu", 8)
+    monkeypatch.setattr(Evaluator, "_is_suspect", lambda self, evaluation: evaluation.status != "correct")
+    sources = [candidate("return x[1]"), candidate(), candidate("raise ValueError"), candidate(top="# again")]
+    with Evaluator(SETTINGS, tmp_path) as running:
+        found = running.evaluate([Candidate(TASK, source) for source in sources])
+    assert [one.status for one in found] == ["incorrect", "correct", "runtime_error", "correct"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("protocol", ["paired", "paper"])
+@pytest.mark.parametrize("task_id", [20, 23, 45])
+def test_the_largest_tensors_have_room_on_a_gpu(tmp_path: Path, task_id: int, protocol: str) -> None:
+    task = next(task for task in load_suite("level1", "gpu") if task.task_id == task_id)
+    right = task.reference_source.replace("class Model(", "class ModelNew(")
+    with Evaluator(
+        SETTINGS.model_copy(update={"device": "cuda", "timeout_s": 30, "protocol": protocol}), tmp_path
+    ) as running:
+        found = running.evaluate([Candidate(task, f"{right}\n# {i}") for i in range(6)])
+    assert [(one.status, one.error) for one in found] == [("correct", "")] * 6
 
 
 def test_sandbox_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,9 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,15 @@ import torch
 
 from expert_tail.evaluator.arm import Arm, Ran, close_all
 from expert_tail.evaluator.build import Builds, needs_build
+from expert_tail.evaluator.cases import Case, Output, check, stacked
 from expert_tail.evaluator.compilers import FOLDER
-from expert_tail.evaluator.correctness import VARIATIONS, Expected, Variation, expect, mismatch, vary
+from expert_tail.evaluator.correctness import VARIATIONS, Expected, Variation, expect, vary
 from expert_tail.evaluator.layout import Inputs, Layout
 from expert_tail.evaluator.memory import DeviceBuffer, DeviceMemory, HostMemory
 from expert_tail.evaluator.process import ForkServer, Worker, WorkerFailure
 from expert_tail.evaluator.sandbox import Limits
 from expert_tail.evaluator.settings import EvaluatorSettings
-from expert_tail.evaluator.tensors import Tensor, read_tensor, same_bytes
+from expert_tail.evaluator.tensors import Tensor, read_tensor
 from expert_tail.evaluator.worker import RUN, RUN_DOUBLE, RUN_KEEPING
 from expert_tail.tasks import Task
 
@@ -44,6 +45,7 @@ class Bench:
     """A task's reference, ready to be compared with. Raises `WorkerFailure` where the reference itself fails.
 
     `n_ready`: workers for candidates that are started at once with the reference's, and get ready while that computes.
+    `is_frugal`: give back device memory after each use, at a cost in time.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class Bench:
         core: int,
         device: torch.device,
         n_ready: int = 0,
+        is_frugal: bool = False,
     ) -> None:
+        self.is_frugal = is_frugal
         self.settings, self.device, self._server, self._core, self._task = settings, device, server, core, task
         self._builds = builds
         self._stack = contextlib.ExitStack()
@@ -97,6 +101,14 @@ class Bench:
         self._pool = {}
         if self.device.type == "cuda":
             gc.collect()  # a failure's traceback refers to tensors, and to itself
+        self._trim()
+
+    def save_memory(self) -> None:
+        """Be frugal from now on, and give back what is held."""
+        self.is_frugal = True
+        self._pool = {}
+        self._reference.memory.close()
+        self._call({"do": "release"}, "done")
         self._trim()
 
     def loaded(self, source: str, name: str) -> Arm:
@@ -210,7 +222,7 @@ class Bench:
         """Inputs of timed trial number `index` of this session: the same for every candidate, which is a new process."""
         return self._inputs(self._first(index), self.layout.n_calls)
 
-    def expected(self, index: int, baseline: Ran) -> list["Output"]:
+    def expected(self, index: int, baseline: Ran) -> list[Output]:
         """What a timed trial must return: the baseline's own outputs, within the errors of both arms."""
         calls = range(self._first(index), self._first(index) + self.layout.n_calls)
         return self._from(baseline, [self.cases[self._place(call)].errors for call in calls])
@@ -218,11 +230,11 @@ class Bench:
     def _first(self, trial: int) -> int:
         return self.settings.correctness_trials + trial * self.layout.n_calls
 
-    def _from(self, baseline: Ran, errors: list[list[float]]) -> list["Output"]:
+    def _from(self, baseline: Ran, errors: list[list[float]]) -> list[Output]:
         """Expectations from the baseline's outputs and, for each call, the reference's own error in each output."""
         found = []
         for j, like in enumerate(self.outputs):
-            computed = Tensor(like.dtype, _stacked(baseline.outputs, j))
+            computed = Tensor(like.dtype, stacked(baseline.outputs, j))
             errors_N = torch.tensor([2 * of_call[j] for of_call in errors], dtype=torch.float64, device=self.device)
             found.append(Output(computed, Expected(computed.rows(len(errors)), errors_N)))
         return found
@@ -286,7 +298,7 @@ class Bench:
         if self.device.type == "cpu":
             return True
         free, total = torch.cuda.mem_get_info(self.device)
-        return free < SPARE * total
+        return self.is_frugal or free < SPARE * total
 
     def _trim(self) -> None:
         """Leave the device's memory that this process holds, but does not use, to the workers."""
@@ -326,7 +338,7 @@ class Bench:
     def _seed(self, purpose: str) -> int:
         return int.from_bytes(hashlib.sha256(self._secret + purpose.encode()).digest()[:6])
 
-    def _case(self, index: int) -> "Case | None":
+    def _case(self, index: int) -> Case | None:
         inputs = self._inputs(index, 1)
         try:
             (single,) = self._reference.run(inputs, self.settings.timeout_s).outputs
@@ -347,7 +359,7 @@ class Bench:
         self._trim_reference(single)
         return Case(index, errors, expected if n_bytes <= LARGE_BYTES else None)
 
-    def _expected(self, inputs: Inputs, single: list[Tensor]) -> list["Output"]:
+    def _expected(self, inputs: Inputs, single: list[Tensor]) -> list[Output]:
         double = single
         # A reference that names its dtype cannot run in float64, nor can one whose tensors fill the device.
         if sum(tensor.n_bytes for tensor in single) <= DOUBLE_BYTES:
@@ -361,37 +373,6 @@ class Bench:
 
     def _call(self, command: dict[str, Any], expect_key: str) -> Any:
         return self._reference.worker.call(command, expect_key, self.settings.timeout_s)
-
-
-@dataclass(frozen=True, eq=False)
-class Output:
-    """An output of the reference in some calls: as computed, and what it is in exact arithmetic."""
-
-    computed: Tensor
-    exact: Expected
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """Inputs that a candidate is tried on before it is timed."""
-
-    index: int  # of the inputs
-    errors: list[float]  # the reference's own, for each output
-    expected: list[Output] | None  # None: too large to be kept; the baseline runs beside the candidate instead
-
-
-def check(outputs: Sequence[Sequence[Tensor]], expected: list[Output]) -> None:
-    """Raise `WorkerFailure` unless the outputs of all calls are what they must be; shapes and dtypes are already."""
-    for j, wanted in enumerate(expected):
-        data = _stacked(outputs, j)
-        if same_bytes(data, wanted.computed.data):
-            continue  # most candidates compute the reference's very bits
-        if problem := mismatch(Tensor(wanted.computed.dtype, data).rows(len(outputs)), wanted.exact):
-            raise WorkerFailure("incorrect", problem, "wrong_values")
-
-
-def _stacked(outputs: Sequence[Sequence[Tensor]], j: int) -> torch.Tensor:
-    return outputs[0][j].data if len(outputs) == 1 else torch.stack([call[j].data for call in outputs])
 
 
 def _flat(x: torch.Tensor) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -18,9 +19,10 @@ from filelock import FileLock, Timeout
 from expert_tail.code_digest import code_digest
 from expert_tail.errors import UserError
 from expert_tail.evaluator.arm import Arm, Ran, close_all
-from expert_tail.evaluator.bench import Bench, check
+from expert_tail.evaluator.bench import Bench
 from expert_tail.evaluator.build import Builds, needs_build
 from expert_tail.evaluator.cache import Cache, cache_folder, key
+from expert_tail.evaluator.cases import check
 from expert_tail.evaluator.ceilings import ceilings_of
 from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.hardware import choose_device, hardware
@@ -136,7 +138,7 @@ class Evaluator:
     def _evaluate_task(self, task: Task, sources: Mapping[str, str]) -> Iterator[tuple[str, Evaluation]]:
         with contextlib.ExitStack() as stack:
             try:
-                benches = [stack.enter_context(bench) for bench in self._benches(task, list(sources.values()))]
+                benches = self._benches(task, list(sources.values()), stack)
             except (WorkerFailure, torch.OutOfMemoryError) as error:
                 failure = _as_failure(error)
                 message = f"the reference of task {task.task_id} ({task.name}) fails itself: {failure.error}"
@@ -146,18 +148,35 @@ class Evaluator:
                 return
             with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # compilers take every core, and no timing
                 wait([pool.submit(benches[0].build, source) for source in sources.values() if needs_build(source)])
-            waiting, n = list(sources.items()), max(self.at_once, READY_WORKERS[self.device.type])
+            waiting = list(sources.items())
+            n = len(benches) if benches[0].is_frugal else max(self.at_once, READY_WORKERS[self.device.type])
             for start in range(0, len(waiting), n):
                 yield from self._evaluate_group(task, benches, waiting[start : start + n])
 
-    def _benches(self, task: Task, sources: Sequence[str]) -> Iterator[contextlib.closing[Bench]]:
-        """Benches for evaluations at the same time, which share nothing but the core: each has a fork server of its own."""
+    def _benches(self, task: Task, sources: Sequence[str], stack: contextlib.ExitStack) -> list[Bench]:
+        """Benches for evaluations at the same time, which share nothing but the core: each has a fork server of its own.
+
+        Where a device has no room for what makes them fast, they do without. Raises like `Bench`.
+        """
         n = min(self.at_once, len(sources))
         n_ready = min(READY_WORKERS[self.device.type], sum(not needs_build(source) for source in sources)) // n
         self._start_servers(n)
-        for server in self._servers[:n]:
-            bench = Bench(server, self._builds, task, self.settings, self.core, self.device, n_ready)
-            yield contextlib.closing(bench)
+
+        def opened(**how: Any) -> list[Bench]:
+            with contextlib.ExitStack() as opening:
+                benches = []
+                for server in self._servers[:n]:
+                    bench = Bench(server, self._builds, task, self.settings, self.core, self.device, **how)
+                    benches.append(opening.enter_context(contextlib.closing(bench)))
+                stack.enter_context(opening.pop_all())
+                return benches
+
+        try:
+            return opened(n_ready=n_ready)
+        except (WorkerFailure, torch.OutOfMemoryError) as error:
+            if self.device.type == "cpu" or _as_failure(error).status != "out_of_memory":
+                raise
+        return opened(is_frugal=True)
 
     def _start_servers(self, n: int) -> None:
         while len(self._servers) < n:
@@ -169,30 +188,39 @@ class Evaluator:
     ) -> Iterator[tuple[str, Evaluation]]:
         """Load some candidates at the same time; then run them, on each bench one after the other.
 
-        One that finds the device busy is evaluated again by itself, since another of the group may keep it so.
+        One that finds the device busy or full is evaluated again by itself, since others of the group may keep it so.
         """
         suspects = []
-        with (
-            ThreadPoolExecutor(len(group)) as loaders,
-            ThreadPoolExecutor(len(benches)) as runners,  # whose threads run where this one may
-            contextlib.ExitStack() as stack,
-        ):
-            placed = [(name, source, benches[i % len(benches)]) for i, (name, source) in enumerate(group)]
-            loading = [loaders.submit(bench.loaded, source, "ModelNew") for _, source, bench in placed]
+        with ThreadPoolExecutor(len(group)) as loaders, contextlib.ExitStack() as stack:
+            runners = [
+                stack.enter_context(ThreadPoolExecutor(1)) for _ in benches
+            ]  # whose threads run where this one may
+            placed = [(name, source, i % len(benches)) for i, (name, source) in enumerate(group)]
+            loading = [loaders.submit(benches[i].loaded, source, "ModelNew") for _, source, i in placed]
             wait(loading)
             stack.callback(close_all, [arm.result() for arm in loading if arm.exception() is None])
             running = [
-                (name, runners.submit(self._evaluate_one, task, bench, source, arm))
-                for (name, source, bench), arm in zip(placed, loading, strict=True)
+                runners[i].submit(self._evaluate_one, task, benches[i], source, arm)
+                for (_, source, i), arm in zip(placed, loading, strict=True)
             ]
-            for (name, future), one in zip(running, group, strict=True):
+            may_retry = len(group) > 1 or not benches[0].is_frugal
+            for one, future in zip(group, running, strict=True):
                 evaluation = future.result()
-                if evaluation.reason == BUSY_DEVICE and len(group) > 1:
+                if may_retry and self._is_suspect(evaluation):
                     suspects.append(one)
                 else:
-                    yield name, evaluation
+                    yield one[0], evaluation
+        if suspects:
+            for bench in benches:
+                bench.save_memory()
         for one in suspects:
             yield from self._evaluate_group(task, benches, [one])
+
+    def _is_suspect(self, evaluation: Evaluation) -> bool:
+        is_full = (
+            evaluation.status == "out_of_memory" and self.device.type == "cuda"
+        )  # on a CPU each has a share of its own
+        return evaluation.reason == BUSY_DEVICE or is_full
 
     def _evaluate_one(self, task: Task, bench: Bench, source: str, loading: "Future[Arm]") -> Evaluation:
         return with_roofline(self._verdict_on(bench, source, loading), task, bench, self._ceilings)
