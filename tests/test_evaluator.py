@@ -16,6 +16,8 @@ from scipy.stats import binom
 from expert_tail.cli import main
 from expert_tail.errors import UserError
 from expert_tail.evaluator import correctness, sandbox
+from expert_tail.evaluator.arm import Arm
+from expert_tail.evaluator.bench import Bench
 from expert_tail.evaluator.correctness import VARIATIONS, expect, mismatch, vary
 from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.evaluator import READY_WORKERS, Candidate, Evaluator
@@ -171,13 +173,23 @@ def test_paper_protocol_has_no_interval(tmp_path: Path) -> None:
 
 
 def test_groups_larger_than_what_runs_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(READY_WORKERS, "cpu", 8)  # as on a GPU
+    """Each bench runs its own candidates in turn, however long those of the others take."""
+    prove, busy, overlaps = Bench.prove, set[Bench](), list[Bench]()
+
+    def watched(bench: Bench, arm: Arm) -> None:
+        overlaps.extend({bench} & busy)
+        busy.add(bench)
+        prove(bench, arm)
+        busy.discard(bench)
+
+    monkeypatch.setattr(Bench, "prove", watched)
+    monkeypatch.setitem(READY_WORKERS, "cpu", 6)  # as on a GPU
     settings = SETTINGS.model_copy(update={"protocol": "paper", "paper_trials": 3, "paper_threads": 2})
-    slow = "if x.sum() < 0: pass\ntime.sleep(0.05)\nreturn self.linear(self.norm(x))"
-    sources = [candidate(slow if i % 2 else FORWARD, top=f"# {i}") for i in range(8)]
+    sources = [candidate(f"time.sleep({0.2 if i == 1 else 0})\n{FORWARD}", top=f"# {i}") for i in range(6)]
     with Evaluator(settings, tmp_path) as running:
         found = running.evaluate([Candidate(TASK, source) for source in sources])
-    assert [one.status for one in found] == ["correct"] * 8
+    assert [one.status for one in found] == ["correct"] * 6
+    assert not overlaps
 
 
 def test_a_suspect_of_the_device_is_judged_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
