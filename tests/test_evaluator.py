@@ -192,6 +192,21 @@ def test_groups_larger_than_what_runs_at_once(tmp_path: Path, monkeypatch: pytes
     assert not overlaps
 
 
+def test_on_a_cpu_no_baseline_is_older_than_its_candidate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has run for long is faster than the same code in a new one."""
+    paired, baselines = Evaluator._paired, list[int]()
+
+    def watched(self: Evaluator, baseline: Arm, candidate: Arm, bench: Bench) -> Speedup:
+        baselines.append(baseline.worker.pid)
+        return paired(self, baseline, candidate, bench)
+
+    monkeypatch.setattr(Evaluator, "_paired", watched)
+    with Evaluator(SETTINGS, tmp_path) as running:
+        running.evaluate([Candidate(TASK, candidate(), repeat) for repeat in range(4)])
+    assert len(baselines) >= 4
+    assert len(set(baselines)) == len(baselines)
+
+
 def test_a_suspect_of_the_device_is_judged_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU is never busy or full through others: here every failure is taken for that."""
     monkeypatch.setitem(READY_WORKERS, "cpu", 8)

@@ -167,6 +167,16 @@ class Bench:
         return self._builds.key(source, self._task.reference_source)
 
     @contextlib.contextmanager
+    def peer(self) -> Iterator[Arm]:
+        """The baseline that a candidate is timed against. On a CPU as new a process as the candidate's."""
+        if self.device.type != "cpu":
+            yield self.baseline
+            return
+        with contextlib.closing(self.loaded(self._task.reference_source, "Model")) as arm:
+            self.prove(arm)
+            yield arm
+
+    @contextlib.contextmanager
     def fresh_pair(self, source: str) -> Iterator[tuple[Arm, Arm]]:
         """Baseline and candidate in new processes, proven and ready to be timed. Raises `WorkerFailure`."""
         with ThreadPoolExecutor(2) as loaders, contextlib.ExitStack() as stack:

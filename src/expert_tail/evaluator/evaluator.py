@@ -232,7 +232,8 @@ class Evaluator:
             if self.settings.protocol == "paper":
                 speedup = self._paper(candidate, bench)
             else:
-                replicates = [self._paired(bench.baseline, candidate, bench)]
+                with bench.peer() as baseline:
+                    replicates = [self._paired(baseline, candidate, bench)]
                 candidate.close()
                 while replicates[-1].low > 1.0 and len(replicates) < self.settings.replicates:  # type: ignore[operator]
                     with bench.fresh_pair(source) as (baseline, again):
