@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_workflow import ROOT, checkout, edit, snakemake
+from workflow_copies import ROOT, checkout, edit, finished, planned, snakemake
 
 from expert_tail.config import parse_config
 
-__all__ = ["checkout"]  # a fixture
+__all__ = ["checkout", "finished"]  # fixtures
 
 TARGET = "results/adaptation.csv"
 CONFIG = parse_config(yaml.safe_load((ROOT / "config.yaml").read_text()))
@@ -17,45 +17,19 @@ RUNS = {f"adapt_{run}" for run in CONFIG.adaptation.runs}
 TRANSFERS = {f"adapt_{name}" for name, run in CONFIG.adaptation.runs.items() if run.start}
 
 
-def planned(folder: Path, *arguments: str, target: str = TARGET) -> dict[str, int]:
-    """Rule -> number of jobs that a run would execute."""
-    done = snakemake(folder, target, "-n", *arguments)
-    assert done.returncode == 0, done.stderr[-3000:]
-    _, _, table = done.stdout.partition("Job stats:")
-    lines = (line.split() for line in table.partition("\n\n")[0].splitlines())
-    return {
-        parts[0]: int(parts[1]) for parts in lines if len(parts) == 2 and parts[1].isdigit() and parts[0] != "total"
-    }
-
-
-@pytest.fixture
-def finished(checkout: Path) -> Path:
-    """A checkout in which everything counts as made."""
-    listed = snakemake(checkout, "-n", "--summary", TARGET)
-    assert listed.returncode == 0, listed.stderr[-3000:]
-    for line in listed.stdout.splitlines():
-        path = checkout / line.split("\t")[0]
-        if "/" in line.split("\t")[0]:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-    assert snakemake(checkout, "--touch", "--forceall", TARGET).returncode == 0
-    assert planned(checkout) == {}
-    return checkout
-
-
 def test_adaptation_is_planned_beside_table3_and_not_under_it(checkout: Path) -> None:
-    jobs = planned(checkout)
+    jobs = planned(checkout, TARGET)
     assert set(jobs) >= RUNS
     assert jobs["nll_probe"] == sum(CONFIG.adaptation.runs[run].steps + 1 for run in CONFIG.probes.runs)
     assert jobs["rlvr_train"] == jobs["adaptation_tables"] == 1
-    assert not any("adapt" in rule or "probe" in rule for rule in planned(checkout, target="results/table3.csv"))
-    assert set(jobs) < set(planned(checkout, target="all"))
+    assert not any("adapt" in rule or "probe" in rule for rule in planned(checkout, "results/table3.csv"))
+    assert set(jobs) < set(planned(checkout, "all"))
 
 
 def test_run_from_another_runs_best_step_waits_for_it(checkout: Path) -> None:
     transfer = {"subset": "subset2", "start": {"run": "grpo-42", "step": "boa"}, "steps": 0}
     config = {"runs": {"transfer": transfer}, "only": ["transfer"]}
-    jobs = planned(checkout, "--config", f"adaptation={json.dumps(config)}")
+    jobs = planned(checkout, TARGET, "--config", f"adaptation={json.dumps(config)}")
     assert "nll_probe" not in jobs
     assert {"adapt_transfer", "adapt_grpo-42", "best_of_adaptation"} <= set(jobs)
     assert "adapt_grpo-43" not in jobs
@@ -63,7 +37,7 @@ def test_run_from_another_runs_best_step_waits_for_it(checkout: Path) -> None:
 
 def test_runs_on_an_emptied_subset_drop_out_with_what_starts_from_them(checkout: Path) -> None:
     tasks = {"subsets": {"own": [1, 2], "subset1": [], "subset2": [30]}}
-    jobs = planned(checkout, "--config", f"tasks={json.dumps(tasks)}", "sampling={subsets: [own]}")
+    jobs = planned(checkout, TARGET, "--config", f"tasks={json.dumps(tasks)}", "sampling={subsets: [own]}")
     assert {rule for rule in jobs if rule.startswith("adapt_")} == {"adapt_isolated-12"}
     assert not {"nll_probe", "best_of_adaptation"} & set(jobs)
 
@@ -72,16 +46,16 @@ def test_edits_run_again_what_they_are_about(finished: Path) -> None:
     everything = RUNS | {"best_of_adaptation", "nll_probe", "adaptation_tables"}
     rules = finished / "src/expert_tail/best_of_adaptation/best.py"
     edit(rules, "scores[step] > scores[best]", "scores[step] >= scores[best]")
-    assert set(planned(finished)) == TRANSFERS | {"best_of_adaptation", "adaptation_tables"}
+    assert set(planned(finished, TARGET)) == TRANSFERS | {"best_of_adaptation", "adaptation_tables"}
     edit(rules, "scores[step] >= scores[best]", "scores[step] > scores[best]")
     timing = finished / "src/expert_tail/evaluator/timing.py"
     timing.write_text(timing.read_text() + "\nANOTHER = 1\n")
-    assert set(planned(finished)) == {"compile_and_time", "adaptation_tables"}
-    again = planned(finished, "--config", "adaptation={rerun_on_evaluator_change: true}")
+    assert set(planned(finished, TARGET)) == {"compile_and_time", "adaptation_tables"}
+    again = planned(finished, TARGET, "--config", "adaptation={rerun_on_evaluator_change: true}")
     assert set(again) == everything | {"compile_and_time"}
     timing.write_text(timing.read_text().removesuffix("\nANOTHER = 1\n"))
     edit(finished / "src/expert_tail/adapt/objectives.py", "n / (n - 1) * (reward", "(n + 1) / n * (reward")
-    assert set(planned(finished)) == everything
+    assert set(planned(finished, TARGET)) == everything
 
 
 @pytest.mark.parametrize(

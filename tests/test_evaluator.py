@@ -16,11 +16,13 @@ from scipy.stats import binom
 from expert_tail.cli import main
 from expert_tail.errors import UserError
 from expert_tail.evaluator import correctness, sandbox
+from expert_tail.evaluator import evaluator as evaluator_module
 from expert_tail.evaluator.arm import Arm
 from expert_tail.evaluator.bench import Bench
 from expert_tail.evaluator.correctness import VARIATIONS, expect, mismatch, vary
 from expert_tail.evaluator.evaluation import Evaluation
-from expert_tail.evaluator.evaluator import READY_WORKERS, Candidate, Evaluator
+from expert_tail.evaluator.evaluator import GROUP, Candidate, Evaluator
+from expert_tail.evaluator.protocols import Outcome, rounds
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.evaluator.timing import Speedup, agreed, order_statistic, paired_speedup
 from expert_tail.tasks import Task, load_suite
@@ -183,7 +185,6 @@ def test_groups_larger_than_what_runs_at_once(tmp_path: Path, monkeypatch: pytes
         busy.discard(bench)
 
     monkeypatch.setattr(Bench, "prove", watched)
-    monkeypatch.setitem(READY_WORKERS, "cpu", 6)  # as on a GPU
     settings = SETTINGS.model_copy(update={"protocol": "paper", "paper_trials": 3, "paper_threads": 2})
     sources = [candidate(f"time.sleep({0.2 if i == 1 else 0})\n{FORWARD}", top=f"# {i}") for i in range(6)]
     with Evaluator(settings, tmp_path) as running:
@@ -192,24 +193,36 @@ def test_groups_larger_than_what_runs_at_once(tmp_path: Path, monkeypatch: pytes
     assert not overlaps
 
 
-def test_on_a_cpu_no_baseline_is_older_than_its_candidate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_no_baseline_is_older_than_its_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that has run for long is faster than the same code in a new one."""
-    paired, baselines = Evaluator._paired, list[int]()
+    baselines: list[int] = []
 
-    def watched(self: Evaluator, baseline: Arm, candidate: Arm, bench: Bench) -> Speedup:
+    def watched(baseline: Arm, candidates: dict[int, Arm], bench: Bench) -> dict[int, Outcome]:
         baselines.append(baseline.worker.pid)
-        return paired(self, baseline, candidate, bench)
+        return rounds(baseline, candidates, bench)
 
-    monkeypatch.setattr(Evaluator, "_paired", watched)
+    monkeypatch.setattr(evaluator_module, "rounds", watched)
     with Evaluator(SETTINGS, tmp_path) as running:
-        running.evaluate([Candidate(TASK, candidate(), repeat) for repeat in range(4)])
-    assert len(baselines) >= 4
-    assert len(set(baselines)) == len(baselines)
+        running.evaluate([Candidate(TASK, candidate(), repeat) for repeat in range(2 * GROUP["cpu"] + 1)])
+    assert len(set(baselines)) == len(baselines) == 3
+
+
+def test_a_wrong_call_in_a_round_costs_that_candidate_alone(tmp_path: Path) -> None:
+    late = "self.calls = getattr(self, 'calls', 0) + 1\nif self.calls > 8: return x @ x.T"
+    sources = [
+        candidate(),
+        candidate(f"{late}\n{FORWARD}"),
+        candidate(f"{late[:-14]} raise KeyError\n{FORWARD}"),
+        candidate(top="#"),
+    ]
+    with Evaluator(SETTINGS, tmp_path) as running:
+        found = running.evaluate([Candidate(TASK, source) for source in sources])
+    assert [one.status for one in found] == ["correct", "incorrect", "runtime_error", "correct"]
+    assert [one.trials for one in found] == [SETTINGS.max_pairs, 0, 0, SETTINGS.max_pairs]
 
 
 def test_a_suspect_of_the_device_is_judged_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU is never busy or full through others: here every failure is taken for that."""
-    monkeypatch.setitem(READY_WORKERS, "cpu", 8)
     monkeypatch.setattr(Evaluator, "_is_suspect", lambda self, evaluation: evaluation.status != "correct")
     sources = [candidate("return x[1]"), candidate(), candidate("raise ValueError"), candidate(top="# again")]
     with Evaluator(SETTINGS, tmp_path) as running:

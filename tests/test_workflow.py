@@ -1,15 +1,16 @@
 """The DAG itself: what reruns after which change, read from dry runs as data; and what a wrong configuration says."""
 
-import os
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from workflow_copies import ROOT, checkout, edit, finished, planned, snakemake
 
-ROOT = Path(__file__).parents[1]
+__all__ = ["checkout", "finished"]  # fixtures
+
+TARGET = "results/table3.csv"
 STAGES = [
     "tasks",
     "fetch_policy",
@@ -23,83 +24,40 @@ STAGES = [
 ]
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A copy of the workflow and its package, so that edits do not touch this one."""
-    for name in ("Snakefile", "config.yaml", "rules", "report", "profiles", "envs", "src"):
-        source = ROOT / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
-    return tmp_path
-
-
-def snakemake(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(checkout / "src")}
-    command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "2"]
-    return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=120)
-
-
-def planned(checkout: Path, *arguments: str) -> dict[str, int]:
-    """Rule -> number of jobs that a run would execute."""
-    done = snakemake(checkout, "results/table3.csv", "-n", *arguments)
-    assert done.returncode == 0, done.stderr[-3000:]
-    jobs: dict[str, int] = {}
-    for line in (done.stdout + done.stderr).splitlines():
-        parts = line.split()
-        if len(parts) == 2 and parts[0] in STAGES and parts[1].isdigit():
-            jobs[parts[0]] = int(parts[1])
-    return jobs
-
-
-@pytest.fixture
-def finished(checkout: Path) -> Path:
-    """A checkout in which everything counts as made: `--touch` records today's parameters for files that exist."""
-    listed = snakemake(checkout, "-n", "--summary", "results/table3.csv")
-    assert listed.returncode == 0, listed.stderr[-3000:]
-    for line in listed.stdout.splitlines():
-        path = line.split("\t")[0]
-        if "/" in path:
-            (checkout / path).parent.mkdir(parents=True, exist_ok=True)
-            (checkout / path).touch()
-    assert snakemake(checkout, "--touch", "results/table3.csv").returncode == 0
-    assert planned(checkout) == {}
-    return checkout
-
-
-def edit(file: Path, old: str, new: str) -> None:
-    text = file.read_text()
-    assert old in text
-    file.write_text(text.replace(old, new, 1))
+def stages(folder: Path, *arguments: str) -> dict[str, int]:
+    """Jobs of the main stages that the main target would run."""
+    return {rule: n for rule, n in planned(folder, TARGET, *arguments).items() if rule in STAGES}
 
 
 def test_first_run_executes_every_stage_once_per_subset_and_seed(checkout: Path) -> None:
     per_seed = {"sample_k64": 2, "compile_and_time": 2, "score_logprobs": 2, "select": 2}
     once = {"tasks": 1, "fetch_policy": 1, "rlvr_train": 1, "aggregate": 1}
-    assert planned(checkout) == once | per_seed
+    assert stages(checkout) == once | per_seed
 
 
 @pytest.mark.parametrize("how", [["--config", "evaluations={'shards': 3}"], ["--set-scatter", "evaluations=3"]])
 def test_evaluation_is_sharded_where_asked_to(checkout: Path, how: list[str]) -> None:
-    jobs = planned(checkout, *how)
+    jobs = stages(checkout, *how)
     assert (jobs["compile_and_time"], jobs["gather_evaluations"], jobs["select"]) == (6, 2, 2)
 
 
 def test_other_shards_sample_and_train_nothing_again(finished: Path) -> None:
-    jobs = planned(finished, "--set-scatter", "evaluations=2")
+    jobs = stages(finished, "--set-scatter", "evaluations=2")
     assert set(jobs) == {"compile_and_time", "gather_evaluations", "select", "aggregate"}
 
 
 def test_edited_evaluator_reruns_evaluation_and_what_follows_only(finished: Path) -> None:
     edit(finished / "src/expert_tail/evaluator/correctness.py", "RTOL = 1e-4", "RTOL = 2e-4")
-    assert set(planned(finished)) == {"compile_and_time", "select", "aggregate"}
+    assert set(stages(finished)) == {"compile_and_time", "select", "aggregate"}
 
 
 def test_edited_evaluator_retrains_where_the_config_says_so(finished: Path) -> None:
-    assert "rlvr_train" in planned(finished, "--config", "rlvr={retrain_on_evaluator_change: true}")
+    assert "rlvr_train" in stages(finished, "--config", "rlvr={retrain_on_evaluator_change: true}")
 
 
 def test_edited_strategy_reruns_selection_only(finished: Path) -> None:
     edit(finished / "src/expert_tail/select/strategies.py", '"surprisal", 3', '"surprisal", 4')
-    assert set(planned(finished)) == {"select", "aggregate"}
+    assert set(stages(finished)) == {"select", "aggregate"}
 
 
 def test_comment_docstring_and_touch_rerun_nothing(finished: Path) -> None:
@@ -108,11 +66,11 @@ def test_comment_docstring_and_touch_rerun_nothing(finished: Path) -> None:
         file.touch()
     file = finished / "src/expert_tail/evaluator/timing.py"
     file.write_text(file.read_text().replace('"""How fast?', '"""How very fast?', 1) + "# a comment\n")
-    assert planned(finished) == {}
+    assert planned(finished, TARGET) == {}
 
 
 def test_changed_temperature_resamples_but_does_not_retrain(finished: Path) -> None:
-    jobs = planned(finished, "--config", "sampling={'temperature': 0.5}")
+    jobs = stages(finished, "--config", "sampling={'temperature': 0.5}")
     assert "sample_k64" in jobs
     assert "rlvr_train" not in jobs
 
@@ -129,7 +87,7 @@ def test_changed_temperature_resamples_but_does_not_retrain(finished: Path) -> N
     ],
 )
 def test_wrong_configuration_is_one_line_that_names_the_key(checkout: Path, config: str, message: str) -> None:
-    done = snakemake(checkout, "results/table3.csv", "--config", config)
+    done = snakemake(checkout, TARGET, "--config", config)
     assert done.returncode != 0
     assert [message in line for line in (done.stdout + done.stderr).splitlines()].count(True) == 1
     assert "Traceback" not in done.stdout + done.stderr

@@ -173,7 +173,7 @@ class Bench:
             yield self.baseline
             return
         with contextlib.closing(self.loaded(self._task.reference_source, "Model")) as arm:
-            self.prove(arm)
+            self.get_ready(arm)
             yield arm
 
     @contextlib.contextmanager
@@ -186,9 +186,13 @@ class Bench:
             stack.callback(close_all, [arm.result() for arm in loading if arm.exception() is None])
             arms = [arm.result() for arm in loading]
             for arm in arms:
-                self.prove(arm)
-                self.warm_up(arm)
+                self.get_ready(arm)
             yield arms[0], arms[1]
+
+    def get_ready(self, arm: Arm) -> None:
+        """Prove a fresh arm, and run it as it will be timed. Raises `WorkerFailure` unless it is right."""
+        self.prove(arm)
+        self.warm_up(arm)
 
     def prove(self, arm: Arm) -> None:
         """Run a fresh arm on every case. Raises `WorkerFailure` unless it is right on all."""
@@ -271,7 +275,7 @@ class Bench:
             inputs = Inputs.of(self.layout, calls, self.device)
             if sum(known.packed.nbytes for known in [*self._pool.values(), inputs]) > POOL_BYTES[self.device.type]:
                 del calls
-                if self._is_short_of_memory():
+                if not self.has_room():
                     self._trim()
                     time.sleep(SETTLE_S)
                 return inputs
@@ -299,16 +303,17 @@ class Bench:
     def _trim_reference(self, tensors: list[Any]) -> None:
         """Have the reference give back memory that it holds for large tensors."""
         n_bytes = sum(x.n_bytes for x in tensors if isinstance(x, Tensor))
-        if n_bytes > LARGE_BYTES and self._is_short_of_memory():
+        if n_bytes > LARGE_BYTES and not self.has_room():
             self._reference.memory.close()
             self._call({"do": "release"}, "done")
 
-    def _is_short_of_memory(self) -> bool:
-        """Whether so little is free that what is held for the next draw, and saves most of its time, is given back."""
+    def has_room(self, n: int = 0) -> bool:
+        """Whether a device has room to spare, beside a copy of the outputs of `n` candidates."""
         if self.device.type == "cpu":
             return True
         free, total = torch.cuda.mem_get_info(self.device)
-        return self.is_frugal or free < SPARE * total
+        taken = n * self.layout.n_calls * sum(output.n_bytes for output in self.outputs) if n else 0
+        return not self.is_frugal and free - taken > SPARE * total
 
     def _trim(self) -> None:
         """Leave the device's memory that this process holds, but does not use, to the workers."""

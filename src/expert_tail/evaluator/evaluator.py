@@ -3,10 +3,8 @@
 import contextlib
 import hashlib
 import os
-import random
 import tempfile
-import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -18,27 +16,26 @@ from filelock import FileLock, Timeout
 
 from expert_tail.code_digest import code_digest
 from expert_tail.errors import UserError
-from expert_tail.evaluator.arm import Arm, Ran, close_all
+from expert_tail.evaluator.arm import Arm, close_all
 from expert_tail.evaluator.bench import Bench
 from expert_tail.evaluator.build import Builds, needs_build
 from expert_tail.evaluator.cache import Cache, cache_folder, key
-from expert_tail.evaluator.cases import check
 from expert_tail.evaluator.ceilings import ceilings_of
 from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.hardware import choose_device, hardware
 from expert_tail.evaluator.memory import BUSY_DEVICE
 from expert_tail.evaluator.physics import with_roofline
 from expert_tail.evaluator.process import ForkServer, WorkerFailure
+from expert_tail.evaluator.protocols import FAILURES, Outcome, as_failure, published, replicated, rounds
 from expert_tail.evaluator.sandbox import MIN_LAYERS, missing
 from expert_tail.evaluator.settings import EvaluatorSettings
-from expert_tail.evaluator.timing import Speedup, agreed, paired_speedup
 from expert_tail.progress import log
 from expert_tail.tasks import Task
 from expert_tail.tasks.work import work_of
 
 REFERENCE_FAILED = "reference_failed"
-# Workers made ready side by side, before they are timed one after the other. A GPU's take most of a second to start.
-READY_WORKERS = {"cpu": 1, "cuda": 12}
+# Candidates made ready side by side, and timed in the same rounds. A GPU's take most of a second to start.
+GROUP = {"cpu": 6, "cuda": 12}
 
 
 @dataclass(frozen=True)
@@ -139,8 +136,8 @@ class Evaluator:
         with contextlib.ExitStack() as stack:
             try:
                 benches = self._benches(task, list(sources.values()), stack)
-            except (WorkerFailure, torch.OutOfMemoryError) as error:
-                failure = _as_failure(error)
+            except FAILURES as error:
+                failure = as_failure(error)
                 message = f"the reference of task {task.task_id} ({task.name}) fails itself: {failure.error}"
                 log(f"{message}; correct the task's source")
                 for name in sources:
@@ -149,7 +146,7 @@ class Evaluator:
             with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # compilers take every core, and no timing
                 wait([pool.submit(benches[0].build, source) for source in sources.values() if needs_build(source)])
             waiting = list(sources.items())
-            n = len(benches) if benches[0].is_frugal else max(self.at_once, READY_WORKERS[self.device.type])
+            n = len(benches) if benches[0].is_frugal else max(self.at_once, GROUP[self.device.type])
             for start in range(0, len(waiting), n):
                 yield from self._evaluate_group(task, benches, waiting[start : start + n])
 
@@ -159,7 +156,7 @@ class Evaluator:
         Where a device has no room for what makes them fast, they do without. Raises like `Bench`.
         """
         n = min(self.at_once, len(sources))
-        n_ready = min(READY_WORKERS[self.device.type], sum(not needs_build(source) for source in sources)) // n
+        n_ready = min(GROUP[self.device.type], sum(not needs_build(source) for source in sources)) // n
         self._start_servers(n)
 
         def opened(**how: Any) -> list[Bench]:
@@ -173,8 +170,8 @@ class Evaluator:
 
         try:
             return opened(n_ready=n_ready)
-        except (WorkerFailure, torch.OutOfMemoryError) as error:
-            if self.device.type == "cpu" or _as_failure(error).status != "out_of_memory":
+        except FAILURES as error:
+            if self.device.type == "cpu" or as_failure(error).status != "out_of_memory":
                 raise
         return opened(is_frugal=True)
 
@@ -186,30 +183,23 @@ class Evaluator:
     def _evaluate_group(
         self, task: Task, benches: list[Bench], group: list[tuple[str, str]]
     ) -> Iterator[tuple[str, Evaluation]]:
-        """Load some candidates at the same time; then run them, on each bench one after the other.
+        """Load some candidates at the same time, then run them.
 
         One that finds the device busy or full is evaluated again by itself, since others of the group may keep it so.
         """
         suspects = []
         with ThreadPoolExecutor(len(group)) as loaders, contextlib.ExitStack() as stack:
-            runners = [
-                stack.enter_context(ThreadPoolExecutor(1)) for _ in benches
-            ]  # whose threads run where this one may
-            placed = [(name, source, i % len(benches)) for i, (name, source) in enumerate(group)]
-            loading = [loaders.submit(benches[i].loaded, source, "ModelNew") for _, source, i in placed]
+            placed = [(source, benches[i % len(benches)]) for i, (_, source) in enumerate(group)]
+            loading = [loaders.submit(bench.loaded, source, "ModelNew") for source, bench in placed]
             wait(loading)
             stack.callback(close_all, [arm.result() for arm in loading if arm.exception() is None])
-            running = [
-                runners[i].submit(self._evaluate_one, task, benches[i], source, arm)
-                for (_, source, i), arm in zip(placed, loading, strict=True)
-            ]
+            protocol = self._published if self.settings.protocol == "paper" else self._in_rounds
             may_retry = len(group) > 1 or not benches[0].is_frugal
-            for one, future in zip(group, running, strict=True):
-                evaluation = future.result()
+            for i, evaluation in protocol(task, placed, loading):
                 if may_retry and self._is_suspect(evaluation):
-                    suspects.append(one)
+                    suspects.append(group[i])
                 else:
-                    yield one[0], evaluation
+                    yield group[i][0], evaluation
         if suspects:
             for bench in benches:
                 bench.save_memory()
@@ -217,77 +207,78 @@ class Evaluator:
             yield from self._evaluate_group(task, benches, [one])
 
     def _is_suspect(self, evaluation: Evaluation) -> bool:
-        is_full = (
-            evaluation.status == "out_of_memory" and self.device.type == "cuda"
-        )  # on a CPU each has a share of its own
+        # On a CPU each has a share of memory of its own.
+        is_full = evaluation.status == "out_of_memory" and self.device.type == "cuda"
         return evaluation.reason == BUSY_DEVICE or is_full
 
-    def _evaluate_one(self, task: Task, bench: Bench, source: str, loading: "Future[Arm]") -> Evaluation:
-        return with_roofline(self._verdict_on(bench, source, loading), task, bench, self._ceilings)
+    def _in_rounds(
+        self, task: Task, placed: Sequence[tuple[str, Bench]], loading: Sequence["Future[Arm]"]
+    ) -> Iterator[tuple[int, Evaluation]]:
+        """Those that are right are timed together, as many at a time as the device has room for."""
+        bench, waiting = placed[0][1], deque(range(len(placed)))
+        while waiting:
+            right: dict[int, Arm] = {}
+            outcomes: dict[int, Outcome] = {}
+            while waiting and (not right or bench.has_room(len(right) + 1)):
+                i = waiting.popleft()
+                try:
+                    arm = loading[i].result()
+                    bench.get_ready(arm)
+                    right[i] = arm
+                except FAILURES as error:
+                    outcomes[i] = as_failure(error)
+            if right:
+                try:
+                    with bench.peer() as baseline:
+                        outcomes |= rounds(baseline, right, bench)
+                except FAILURES as error:
+                    outcomes |= dict.fromkeys(right, as_failure(error))
+                close_all(list(right.values()))
+            for i, outcome in outcomes.items():
+                source = placed[i][0]
+                yield i, self._evaluation(task, bench, source, replicated(outcome, source, bench))
 
-    def _verdict_on(self, bench: Bench, source: str, loading: "Future[Arm]") -> Evaluation:
-        try:
-            candidate = loading.result()
-            bench.prove(candidate)
-            if self.settings.protocol == "paper":
-                speedup = self._paper(candidate, bench)
-            else:
-                with bench.peer() as baseline:
-                    replicates = [self._paired(baseline, candidate, bench)]
-                candidate.close()
-                while replicates[-1].low > 1.0 and len(replicates) < self.settings.replicates:  # type: ignore[operator]
-                    with bench.fresh_pair(source) as (baseline, again):
-                        replicates.append(self._paired(baseline, again, bench))
-                speedup = agreed(replicates)
-        except (WorkerFailure, torch.OutOfMemoryError) as error:
-            failure = _as_failure(error)
+    def _published(
+        self, task: Task, placed: Sequence[tuple[str, Bench]], loading: Sequence["Future[Arm]"]
+    ) -> Iterator[tuple[int, Evaluation]]:
+        """Candidates of different benches at the same time, those of one bench in turn."""
+
+        def one(source: str, bench: Bench, loading: "Future[Arm]") -> Evaluation:
+            try:
+                candidate = loading.result()
+                bench.prove(candidate)
+                return self._evaluation(task, bench, source, published(candidate, bench))
+            except FAILURES as error:
+                return self._evaluation(task, bench, source, as_failure(error))
+
+        with contextlib.ExitStack() as stack:
+            # Their threads run where this one may.
+            runners = {bench: stack.enter_context(ThreadPoolExecutor(1)) for _, bench in placed}
+            running = [
+                runners[bench].submit(one, source, bench, arm)
+                for (source, bench), arm in zip(placed, loading, strict=True)
+            ]
+            yield from ((i, future.result()) for i, future in enumerate(running))
+
+    def _evaluation(self, task: Task, bench: Bench, source: str, outcome: Outcome) -> Evaluation:
+        if isinstance(outcome, WorkerFailure):
             note = bench.build_note(source)
-            message = f"{failure.error}\nwhen it was compiled ahead: {note}" if note else failure.error
-            return self._verdict(failure.status, reason=failure.reason, error=message)
-        return self._verdict(
-            "correct",
-            speedup=speedup.median,
-            speedup_low=speedup.low,
-            speedup_high=speedup.high,
-            kernel_ms=speedup.kernel_ms,
-            baseline_ms=speedup.baseline_ms,
-            trials=speedup.trials,
-        )
+            message = f"{outcome.error}\nwhen it was compiled ahead: {note}" if note else outcome.error
+            evaluation = self._verdict(outcome.status, reason=outcome.reason, error=message)
+        else:
+            evaluation = self._verdict(
+                "correct",
+                speedup=outcome.median,
+                speedup_low=outcome.low,
+                speedup_high=outcome.high,
+                kernel_ms=outcome.kernel_ms,
+                baseline_ms=outcome.baseline_ms,
+                trials=outcome.trials,
+            )
+        return with_roofline(evaluation, task, bench, self._ceilings)
 
     def _verdict(self, status: str, **columns: str | float | None) -> Evaluation:
         return Evaluation(status, self.digest, self.hardware, sandbox=self._servers[0].sandbox, **columns)  # type: ignore[arg-type]
-
-    def _paired(self, baseline: Arm, candidate: Arm, bench: Bench) -> Speedup:
-        """Baseline and candidate in turn, in random order, on fresh inputs; until the interval is tight."""
-        settings = self.settings
-        bench.warm_up(candidate)
-        start = time.monotonic()
-        seconds: dict[Arm, list[float]] = {baseline: [], candidate: []}
-        for pair in range(settings.max_pairs):
-            inputs = bench.trial(pair)
-            ran: dict[Arm, Ran] = {}
-            for arm in random.sample([baseline, candidate], 2):
-                ran[arm] = arm.run(inputs, settings.timeout_s, wanted=bench.outputs)
-                seconds[arm].append(bench.seconds(ran[arm]))
-            check(ran[candidate].outputs, bench.expected(pair, ran[baseline]))
-            if pair + 1 >= settings.min_pairs:
-                speedup = paired_speedup(seconds[baseline], seconds[candidate])
-                if speedup.is_tight(settings.precision) or time.monotonic() - start > settings.timing_budget_s:
-                    break
-        return paired_speedup(seconds[baseline], seconds[candidate])
-
-    def _paper(self, candidate: Arm, bench: Bench) -> Speedup:
-        """The published protocol: a few unpaired trials on one input, and the ratio of means, which has no interval."""
-        inputs, n = bench.trial(0), self.settings.paper_trials
-        means = []
-        for arm in (bench.baseline, candidate):
-            runs = [arm.run(inputs, self.settings.timeout_s, wanted=bench.outputs) for _ in range(n)]
-            if arm is bench.baseline:
-                expected = bench.expected(0, runs[0])
-            for ran in runs:
-                check(ran.outputs, expected)
-            means.append(sum(map(bench.seconds, runs)) / n)
-        return Speedup(means[0] / means[1], None, None, 1e3 * means[1], 1e3 * means[0], n)
 
     @contextlib.contextmanager
     def _elsewhere(self) -> Iterator[None]:
@@ -300,13 +291,6 @@ class Evaluator:
             yield
         finally:
             os.sched_setaffinity(0, before)
-
-
-def _as_failure(error: Exception) -> WorkerFailure:
-    if isinstance(error, WorkerFailure):
-        return error
-    torch.cuda.empty_cache()
-    return WorkerFailure("out_of_memory", f"no room on the device to hold its outputs: {str(error).splitlines()[0]}")
 
 
 @contextlib.contextmanager
