@@ -301,7 +301,7 @@ def test_impossible_times_are_rejected(forge: Forge) -> None:
     assert (same.status, scaled.status) == ("correct", "correct")
     assert scaled.roofline_ms == pytest.approx(1e3 * SAFETY * n_bytes / 1e15)
 
-    least_ms = same.baseline_ms / 3  # between the two
+    least_ms = same.baseline_ms / 2  # between the two
     forge(1e3 * SAFETY * n_bytes / least_ms)
     scaled, wrong = evaluate(task, "A[:, None] * B + 0", "A * B")
     assert (scaled.status, scaled.reason) == ("rejected", "faster_than_roofline")
@@ -327,10 +327,10 @@ def custom(forward: str) -> Task:
 
 
 def test_views_are_possible_and_new_values_are_not(forge: Forge) -> None:
-    slowly = "x.double().sin().float() * 0 + {}"  # the reference takes its time, so that it refutes nothing
+    slowly = "x.double().sin().sin().sin().sin().float() * 0 + {}"  # the reference takes its time, so that it refutes nothing
     forge(1e15)
     (timed,) = evaluate(custom(slowly.format("2.5 * x")), slowly.format("2.5 * x"))
-    forge(1e3 * SAFETY * 4 * 700 * 1000 / (timed.baseline_ms / 4))
+    forge(1e3 * SAFETY * 4 * 700 * 1000 / (timed.baseline_ms / 2))
 
     (view,) = evaluate(custom(slowly.format("x.flip(0).flip(0)")), "x")
     assert (view.status, view.roofline_ms) == ("correct", None)
