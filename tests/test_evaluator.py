@@ -21,7 +21,7 @@ from expert_tail.evaluator.arm import Arm
 from expert_tail.evaluator.bench import Bench
 from expert_tail.evaluator.correctness import VARIATIONS, expect, mismatch, vary
 from expert_tail.evaluator.evaluation import Evaluation
-from expert_tail.evaluator.evaluator import GROUP, Candidate, Evaluator
+from expert_tail.evaluator.evaluator import GROUP, PATIENCE_S, Candidate, Evaluator
 from expert_tail.evaluator.protocols import Outcome, rounds
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.evaluator.timing import Speedup, agreed, order_statistic, paired_speedup
@@ -219,6 +219,16 @@ def test_a_wrong_call_in_a_round_costs_that_candidate_alone(tmp_path: Path) -> N
         found = running.evaluate([Candidate(TASK, source) for source in sources])
     assert [one.status for one in found] == ["correct", "incorrect", "runtime_error", "correct"]
     assert [one.trials for one in found] == [SETTINGS.max_pairs, 0, 0, SETTINGS.max_pairs]
+
+
+def test_right_candidates_do_not_wait_for_all_that_never_answer(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"timeout_s": PATIENCE_S + 1})
+    stuck = [candidate(f"time.sleep({100 + i})") for i in range(2)]
+    with Evaluator(settings, tmp_path) as running:
+        found = running.evaluate([Candidate(TASK, s) for s in (candidate(), *stuck)])
+    assert [one.status for one in found] == ["correct", "timeout", "timeout"]
+    at = [one.measured_at for one in found]
+    assert at[1] < at[0] < at[2]
 
 
 def test_a_suspect_of_the_device_is_judged_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

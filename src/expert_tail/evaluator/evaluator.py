@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -36,6 +37,7 @@ from expert_tail.tasks.work import work_of
 REFERENCE_FAILED = "reference_failed"
 # Candidates made ready side by side, and timed in the same rounds. A GPU's take most of a second to start.
 GROUP = {"cpu": 6, "cuda": 12}
+PATIENCE_S = 5.0  # how long candidates that are right wait for others to be proven, some of which may never answer
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Evaluator:
         """Evaluate in the given order of results; `advance(n)` is called as n more candidates are settled.
 
         A candidate that was ever measured (same source, task, evaluator, protocol and hardware) comes from the cache.
-        Each new result is in the cache before the next candidate is started. Nothing a candidate does raises here. Under
+        Each new result is in the cache before the next candidates are timed. Nothing a candidate does raises here. Under
         the protocol `paper`, `paper_threads` candidates of a task run at the same time, as it was published: all on the
         one core (or GPU) that a single one would run on, so that they disturb each other's timings.
         """
@@ -218,21 +220,22 @@ class Evaluator:
         bench, waiting = placed[0][1], deque(range(len(placed)))
         while waiting:
             right: dict[int, Arm] = {}
-            outcomes: dict[int, Outcome] = {}
-            while waiting and (not right or bench.has_room(len(right) + 1)):
+            until = time.monotonic() + PATIENCE_S
+            while waiting and (not right or (time.monotonic() < until and bench.has_room(len(right) + 1))):
                 i = waiting.popleft()
                 try:
                     arm = loading[i].result()
                     bench.get_ready(arm)
                     right[i] = arm
                 except FAILURES as error:
-                    outcomes[i] = as_failure(error)
+                    yield i, self._evaluation(task, bench, placed[i][0], as_failure(error))
+            outcomes: dict[int, Outcome] = {}
             if right:
                 try:
                     with bench.peer() as baseline:
-                        outcomes |= rounds(baseline, right, bench)
+                        outcomes = rounds(baseline, right, bench)
                 except FAILURES as error:
-                    outcomes |= dict.fromkeys(right, as_failure(error))
+                    outcomes = dict.fromkeys(right, as_failure(error))
                 close_all(list(right.values()))
             for i, outcome in outcomes.items():
                 source = placed[i][0]
