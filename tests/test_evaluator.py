@@ -221,6 +221,20 @@ def test_a_wrong_call_in_a_round_costs_that_candidate_alone(tmp_path: Path) -> N
     assert [one.trials for one in found] == [SETTINGS.max_pairs, 0, 0, SETTINGS.max_pairs]
 
 
+def test_a_baseline_that_fails_is_held_against_no_candidate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(baseline: Arm, candidates: dict[int, Arm], bench: Bench) -> dict[int, Outcome]:
+        baseline.worker.kill()
+        return rounds(baseline, candidates, bench)
+
+    with Evaluator(SETTINGS, tmp_path) as running:
+        monkeypatch.setattr(evaluator_module, "rounds", failing)
+        failed = running.evaluate([Candidate(TASK, candidate()), Candidate(TASK, candidate(top="#"))])
+        monkeypatch.undo()
+        again = running.evaluate([Candidate(TASK, candidate()), Candidate(TASK, candidate(top="#"))])
+    assert [(one.status, one.reason) for one in failed] == [("crash", "reference_failed")] * 2
+    assert [one.status for one in again] == ["correct"] * 2
+
+
 def test_right_candidates_do_not_wait_for_all_that_never_answer(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"timeout_s": PATIENCE_S + 1})
     stuck = [candidate(f"time.sleep({100 + i})") for i in range(2)]

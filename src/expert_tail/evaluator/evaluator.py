@@ -234,8 +234,12 @@ class Evaluator:
                 try:
                     with bench.peer() as baseline:
                         outcomes = rounds(baseline, right, bench)
-                except FAILURES as error:
-                    outcomes = dict.fromkeys(right, as_failure(error))
+                except FAILURES as error:  # the baseline's, and no fault of theirs
+                    failure = as_failure(error)
+                    if failure.reason != BUSY_DEVICE:
+                        status = "crash" if failure.status == "rejected" else failure.status
+                        failure = WorkerFailure(status, f"the baseline failed: {failure.error}", REFERENCE_FAILED)
+                    outcomes = dict.fromkeys(right, failure)
                 close_all(list(right.values()))
             for i, outcome in outcomes.items():
                 source = placed[i][0]
