@@ -15,14 +15,13 @@ from scipy.stats import binom
 
 from expert_tail.cli import main
 from expert_tail.errors import UserError
-from expert_tail.evaluator import correctness, sandbox
-from expert_tail.evaluator import evaluator as evaluator_module
+from expert_tail.evaluator import correctness, protocols, sandbox
 from expert_tail.evaluator.arm import Arm
 from expert_tail.evaluator.bench import Bench
 from expert_tail.evaluator.correctness import VARIATIONS, expect, mismatch, vary
 from expert_tail.evaluator.evaluation import Evaluation
-from expert_tail.evaluator.evaluator import GROUP, PATIENCE_S, Candidate, Evaluator
-from expert_tail.evaluator.protocols import Outcome, rounds
+from expert_tail.evaluator.evaluator import GROUP, Candidate, Evaluator
+from expert_tail.evaluator.protocols import PATIENCE_S, Outcome, rounds
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.evaluator.timing import Speedup, agreed, order_statistic, paired_speedup
 from expert_tail.tasks import Task, load_suite
@@ -194,14 +193,14 @@ def test_groups_larger_than_what_runs_at_once(tmp_path: Path, monkeypatch: pytes
 
 
 def test_on_a_cpu_no_baseline_is_older_than_its_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that has run for long is faster than the same code in a new one."""
+    """A process that got ready long before another is slower or faster than that, with the same code."""
     baselines: list[int] = []
 
     def watched(baseline: Arm, candidates: dict[int, Arm], bench: Bench) -> dict[int, Outcome]:
         baselines.append(baseline.worker.pid)
         return rounds(baseline, candidates, bench)
 
-    monkeypatch.setattr(evaluator_module, "rounds", watched)
+    monkeypatch.setattr(protocols, "rounds", watched)
     with Evaluator(SETTINGS, tmp_path) as running:
         running.evaluate([Candidate(TASK, candidate(), repeat) for repeat in range(2 * GROUP["cpu"] + 1)])
     assert len(set(baselines)) == len(baselines) == 3
@@ -227,7 +226,7 @@ def test_a_baseline_that_fails_is_held_against_no_candidate(tmp_path: Path, monk
         return rounds(baseline, candidates, bench)
 
     with Evaluator(SETTINGS, tmp_path) as running:
-        monkeypatch.setattr(evaluator_module, "rounds", failing)
+        monkeypatch.setattr(protocols, "rounds", failing)
         failed = running.evaluate([Candidate(TASK, candidate()), Candidate(TASK, candidate(top="#"))])
         monkeypatch.undo()
         again = running.evaluate([Candidate(TASK, candidate()), Candidate(TASK, candidate(top="#"))])
@@ -235,7 +234,10 @@ def test_a_baseline_that_fails_is_held_against_no_candidate(tmp_path: Path, monk
     assert [one.status for one in again] == ["correct"] * 2
 
 
-def test_right_candidates_do_not_wait_for_all_that_never_answer(tmp_path: Path) -> None:
+def test_right_candidates_do_not_wait_for_all_that_never_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocols.random, "sample", lambda population, k: list(population))  # in their own order
     settings = SETTINGS.model_copy(update={"timeout_s": PATIENCE_S + 1})
     stuck = [candidate(f"time.sleep({100 + i})") for i in range(2)]
     with Evaluator(settings, tmp_path) as running:

@@ -3,12 +3,12 @@
 import contextlib
 import gc
 import hashlib
+import itertools
 import math
 import os
 import shutil
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +38,10 @@ N_IDLE = 8
 LARGE_BYTES = 1 << 30  # tensors beyond this are drawn and computed again rather than kept
 DOUBLE_BYTES = 1 << 31  # outputs up to this are compared with float64 ones; the reference's own error is 0 beyond
 SPARE = 0.4  # of a device's memory: candidates' own
+WARM_UP_RUNS, WARM_UP_S = (
+    12,
+    0.3,
+)  # on a CPU: most runs of a new process before it is timed, and seconds after which they end
 SETTLE_S = 0.05  # freed device memory is cleared in the background, which takes bandwidth from what is timed
 
 
@@ -83,13 +87,14 @@ class Bench:
             self.cases = [case for i in range(settings.correctness_trials) if (case := self._case(i)) is not None]
             self._usable = [VARIATIONS[case.index] for case in self.cases if case.index < len(VARIATIONS)]
             self.overhead_s = 0.0
-            self.baseline = self.loaded(task.reference_source, "Model")
+            self.baseline = self.new_baseline()
             self._stack.callback(self.baseline.close)
             self.prove(self.baseline)
             if device.type == "cuda" and (n_calls := self._calls_of_a_trial()) > 1:
                 self._shape(replace(self.layout, n_calls=n_calls), [self.baseline])
             if device.type == "cuda":
-                self.warm_up(self.baseline)
+                for inputs in self.warm_ups(1):
+                    self.baseline.run(inputs, settings.timeout_s)
                 idle = [self.baseline.idle(self.layout.n_calls, settings.timeout_s) for _ in range(N_IDLE)]
                 self.overhead_s = min(idle)  # the least, so that no time is taken off that was really spent
         except BaseException:
@@ -166,33 +171,9 @@ class Bench:
     def _build_key(self, source: str) -> str:
         return self._builds.key(source, self._task.reference_source)
 
-    @contextlib.contextmanager
-    def peer(self) -> Iterator[Arm]:
-        """The baseline that a candidate is timed against. On a CPU as new a process as the candidate's."""
-        if self.device.type != "cpu":
-            yield self.baseline
-            return
-        with contextlib.closing(self.loaded(self._task.reference_source, "Model")) as arm:
-            self.get_ready(arm)
-            yield arm
-
-    @contextlib.contextmanager
-    def fresh_pair(self, source: str) -> Iterator[tuple[Arm, Arm]]:
-        """Baseline and candidate in new processes, proven and ready to be timed. Raises `WorkerFailure`."""
-        with ThreadPoolExecutor(2) as loaders, contextlib.ExitStack() as stack:
-            modules = ((self._task.reference_source, "Model"), (source, "ModelNew"))
-            loading = [loaders.submit(self.loaded, *module) for module in modules]
-            wait(loading)
-            stack.callback(close_all, [arm.result() for arm in loading if arm.exception() is None])
-            arms = [arm.result() for arm in loading]
-            for arm in arms:
-                self.get_ready(arm)
-            yield arms[0], arms[1]
-
-    def get_ready(self, arm: Arm) -> None:
-        """Prove a fresh arm, and run it as it will be timed. Raises `WorkerFailure` unless it is right."""
-        self.prove(arm)
-        self.warm_up(arm)
+    def new_baseline(self) -> Arm:
+        """The reference in a process like a candidate's."""
+        return self.loaded(self._task.reference_source, "Model")
 
     def prove(self, arm: Arm) -> None:
         """Run a fresh arm on every case. Raises `WorkerFailure` unless it is right on all."""
@@ -223,10 +204,19 @@ class Bench:
                 found.append(tuple([_flat(x) for x in tensors] for tensors in (outputs, inputs)))
         return found  # type: ignore[return-value]
 
-    def warm_up(self, arm: Arm) -> None:
-        """Run a whole trial untimed, where that is more than the single calls of the cases."""
-        if self.layout.n_calls > 1:
-            arm.run(self.trial(0), self.settings.timeout_s, wanted=self.outputs)
+    def warm_ups(self, n_arms: int) -> Iterator[Inputs]:
+        """What new processes run untimed, all in turn: on a GPU one trial, if that is more than the cases were.
+
+        On a CPU a process asks the kernel for pages in its first calls, which then take several times as long.
+        """
+        if self.device.type == "cuda":
+            yield from [self.trial(0)] if self.layout.n_calls > 1 else []
+            return
+        until = time.monotonic() + n_arms * WARM_UP_S
+        for case in itertools.islice(itertools.cycle(self.cases), WARM_UP_RUNS):
+            yield self._inputs(case.index, 1)
+            if time.monotonic() > until:
+                return
 
     def seconds(self, ran: Ran) -> float:
         """Seconds a call of a run took, without what a run of no work takes."""

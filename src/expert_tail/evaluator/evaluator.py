@@ -4,11 +4,11 @@ import contextlib
 import hashlib
 import os
 import tempfile
-import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from expert_tail.code_digest import code_digest
 from expert_tail.errors import UserError
-from expert_tail.evaluator.arm import Arm, close_all
+from expert_tail.evaluator.arm import Arm, made_together
 from expert_tail.evaluator.bench import Bench
 from expert_tail.evaluator.build import Builds, needs_build
 from expert_tail.evaluator.cache import Cache, cache_folder, key
@@ -27,7 +27,7 @@ from expert_tail.evaluator.hardware import choose_device, hardware
 from expert_tail.evaluator.memory import BUSY_DEVICE
 from expert_tail.evaluator.physics import with_roofline
 from expert_tail.evaluator.process import ForkServer, WorkerFailure
-from expert_tail.evaluator.protocols import FAILURES, Outcome, as_failure, published, replicated, rounds
+from expert_tail.evaluator.protocols import FAILURES, Outcome, as_failure, paired, published, replicated
 from expert_tail.evaluator.sandbox import MIN_LAYERS, missing
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.progress import log
@@ -37,7 +37,6 @@ from expert_tail.tasks.work import work_of
 REFERENCE_FAILED = "reference_failed"
 # Candidates made ready side by side, and timed in the same rounds. A GPU's take most of a second to start.
 GROUP = {"cpu": 6, "cuda": 12}
-PATIENCE_S = 5.0  # how long candidates that are right wait for others to be proven, some of which may never answer
 
 
 @dataclass(frozen=True)
@@ -135,22 +134,25 @@ class Evaluator:
         )
 
     def _evaluate_task(self, task: Task, sources: Mapping[str, str]) -> Iterator[tuple[str, Evaluation]]:
-        with contextlib.ExitStack() as stack:
-            try:
+        left, advice = dict(sources), "correct the task's source"
+        try:
+            with contextlib.ExitStack() as stack:
                 benches = self._benches(task, list(sources.values()), stack)
-            except FAILURES as error:
-                failure = as_failure(error)
-                message = f"the reference of task {task.task_id} ({task.name}) fails itself: {failure.error}"
-                log(f"{message}; correct the task's source")
-                for name in sources:
-                    yield name, self._verdict(failure.status, reason=REFERENCE_FAILED, error=message)
-                return
-            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # compilers take every core, and no timing
-                wait([pool.submit(benches[0].build, source) for source in sources.values() if needs_build(source)])
-            waiting = list(sources.items())
-            n = len(benches) if benches[0].is_frugal else max(self.at_once, GROUP[self.device.type])
-            for start in range(0, len(waiting), n):
-                yield from self._evaluate_group(task, benches, waiting[start : start + n])
+                advice = "run again; only what was finished is kept"
+                with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # compilers take every core, no timing
+                    wait([pool.submit(benches[0].build, source) for source in sources.values() if needs_build(source)])
+                waiting = list(sources.items())
+                n = len(benches) if benches[0].is_frugal else max(self.at_once, GROUP[self.device.type])
+                for start in range(0, len(waiting), n):
+                    for name, evaluation in self._evaluate_group(task, benches, waiting[start : start + n]):
+                        del left[name]
+                        yield name, evaluation
+        except FAILURES as error:
+            failure = as_failure(error)
+            message = f"the reference of task {task.task_id} ({task.name}) fails itself: {failure.error}"
+            log(f"{message}; {advice}")
+            for name in left:
+                yield name, self._verdict(failure.status, reason=REFERENCE_FAILED, error=message)
 
     def _benches(self, task: Task, sources: Sequence[str], stack: contextlib.ExitStack) -> list[Bench]:
         """Benches for evaluations at the same time, which share nothing but the core: each has a fork server of its own.
@@ -159,6 +161,7 @@ class Evaluator:
         """
         n = min(self.at_once, len(sources))
         n_ready = min(GROUP[self.device.type], sum(not needs_build(source) for source in sources)) // n
+        n_ready += self.device.type == "cpu"  # the group's own baseline
         self._start_servers(n)
 
         def opened(**how: Any) -> list[Bench]:
@@ -190,14 +193,14 @@ class Evaluator:
         One that finds the device busy or full is evaluated again by itself, since others of the group may keep it so.
         """
         suspects = []
-        with ThreadPoolExecutor(len(group)) as loaders, contextlib.ExitStack() as stack:
-            placed = [(source, benches[i % len(benches)]) for i, (_, source) in enumerate(group)]
-            loading = [loaders.submit(bench.loaded, source, "ModelNew") for source, bench in placed]
-            wait(loading)
-            stack.callback(close_all, [arm.result() for arm in loading if arm.exception() is None])
-            protocol = self._published if self.settings.protocol == "paper" else self._in_rounds
+        placed = [(source, benches[i % len(benches)]) for i, (_, source) in enumerate(group)]
+        makers: list[Callable[[], Arm]] = [partial(bench.loaded, source, "ModelNew") for source, bench in placed]
+        protocol = self._published if self.settings.protocol == "paper" else self._paired
+        if self.device.type == "cpu" and self.settings.protocol == "paired":  # else the bench's own will do
+            makers.append(benches[0].new_baseline)
+        with made_together(makers) as making:
             may_retry = len(group) > 1 or not benches[0].is_frugal
-            for i, evaluation in protocol(task, placed, loading):
+            for i, evaluation in protocol(task, placed, making):
                 if may_retry and self._is_suspect(evaluation):
                     suspects.append(group[i])
                 else:
@@ -213,46 +216,33 @@ class Evaluator:
         is_full = evaluation.status == "out_of_memory" and self.device.type == "cuda"
         return evaluation.reason == BUSY_DEVICE or is_full
 
-    def _in_rounds(
-        self, task: Task, placed: Sequence[tuple[str, Bench]], loading: Sequence["Future[Arm]"]
+    def _paired(
+        self, task: Task, placed: Sequence[tuple[str, Bench]], making: Sequence["Future[Arm]"]
     ) -> Iterator[tuple[int, Evaluation]]:
-        """Those that are right are timed together, as many at a time as the device has room for."""
-        bench, waiting = placed[0][1], deque(range(len(placed)))
-        while waiting:
-            right: dict[int, Arm] = {}
-            until = time.monotonic() + PATIENCE_S
-            while waiting and (not right or (time.monotonic() < until and bench.has_room(len(right) + 1))):
-                i = waiting.popleft()
-                try:
-                    arm = loading[i].result()
-                    bench.get_ready(arm)
-                    right[i] = arm
-                except FAILURES as error:
-                    yield i, self._evaluation(task, bench, placed[i][0], as_failure(error))
-            outcomes: dict[int, Outcome] = {}
-            if right:
-                try:
-                    with bench.peer() as baseline:
-                        outcomes = rounds(baseline, right, bench)
-                except FAILURES as error:  # the baseline's, and no fault of theirs
-                    failure = as_failure(error)
-                    if failure.reason != BUSY_DEVICE:
-                        status = "crash" if failure.status == "rejected" else failure.status
-                        failure = WorkerFailure(status, f"the baseline failed: {failure.error}", REFERENCE_FAILED)
-                    outcomes = dict.fromkeys(right, failure)
-                close_all(list(right.values()))
-            for i, outcome in outcomes.items():
+        bench, n = placed[0][1], len(placed)
+        left = set(range(n))
+        try:
+            for i, outcome in paired(making[:n], making[n] if len(making) > n else None, bench):
                 source = placed[i][0]
-                yield i, self._evaluation(task, bench, source, replicated(outcome, source, bench))
+                evaluation = self._evaluation(task, bench, source, replicated(outcome, source, bench))
+                left.remove(i)
+                yield i, evaluation
+        except FAILURES as error:  # the baseline's, and no fault of theirs
+            failure = as_failure(error)
+            if failure.reason != BUSY_DEVICE:
+                status = "crash" if failure.status == "rejected" else failure.status
+                failure = WorkerFailure(status, f"the baseline failed: {failure.error}", REFERENCE_FAILED)
+            for i in left:
+                yield i, self._evaluation(task, bench, placed[i][0], failure)
 
     def _published(
-        self, task: Task, placed: Sequence[tuple[str, Bench]], loading: Sequence["Future[Arm]"]
+        self, task: Task, placed: Sequence[tuple[str, Bench]], making: Sequence["Future[Arm]"]
     ) -> Iterator[tuple[int, Evaluation]]:
         """Candidates of different benches at the same time, those of one bench in turn."""
 
-        def one(source: str, bench: Bench, loading: "Future[Arm]") -> Evaluation:
+        def one(source: str, bench: Bench, making: "Future[Arm]") -> Evaluation:
             try:
-                candidate = loading.result()
+                candidate = making.result()
                 bench.prove(candidate)
                 return self._evaluation(task, bench, source, published(candidate, bench))
             except FAILURES as error:
@@ -263,7 +253,7 @@ class Evaluator:
             runners = {bench: stack.enter_context(ThreadPoolExecutor(1)) for _, bench in placed}
             running = [
                 runners[bench].submit(one, source, bench, arm)
-                for (source, bench), arm in zip(placed, loading, strict=True)
+                for (source, bench), arm in zip(placed, making, strict=True)
             ]
             yield from ((i, future.result()) for i, future in enumerate(running))
 

@@ -270,6 +270,8 @@ class Worker:
         return wanted
 
     def _death(self) -> WorkerFailure:
+        if not self._alive:
+            return WorkerFailure("crash", "the process ended before")
         size = os.fstat(self._output).st_size
         tail = os.pread(self._output, _OUTPUT_TAIL, max(0, size - _OUTPUT_TAIL)).decode(errors="replace").strip()
         code = os.waitstatus_to_exitcode(self._end())

@@ -2,18 +2,62 @@
 
 import random
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 
 import torch
 
-from expert_tail.evaluator.arm import Arm, Ran
+from expert_tail.evaluator.arm import Arm, Ran, close_all, made_together
 from expert_tail.evaluator.bench import Bench
 from expert_tail.evaluator.cases import check
+from expert_tail.evaluator.layout import Inputs
 from expert_tail.evaluator.process import WorkerFailure
 from expert_tail.evaluator.timing import Speedup, agreed, paired_speedup
 
 Outcome = Speedup | WorkerFailure
 FAILURES = (WorkerFailure, torch.OutOfMemoryError)
+PATIENCE_S = 5.0  # how long candidates that are right wait for others to be proven, some of which may never answer
+
+
+def paired(
+    candidates: Sequence["Future[Arm]"], baseline: "Future[Arm] | None", bench: Bench
+) -> Iterator[tuple[int, Outcome]]:
+    """Prove candidates and the baseline (None: the bench's own, which is), and time those that are right in rounds.
+
+    As many at a time as there is room for, in random order, the baseline among them: of processes that run the same code
+    the first to get ready are slower for as long as they live, by some percent. Raises where the baseline fails.
+    """
+    n = len(candidates)
+    arms = [*candidates, baseline] if baseline else candidates
+    waiting = deque(random.sample(range(len(arms)), len(arms)))
+    timed_against = None if baseline else bench.baseline
+
+    def proven(i: int) -> Arm:
+        arm = arms[i].result()
+        bench.prove(arm)
+        return arm
+
+    while any(i < n for i in waiting):
+        right: dict[int, Arm] = {}
+        until = time.monotonic() + PATIENCE_S
+        while waiting and (not right or (time.monotonic() < until and bench.has_room(len(right) + 1))):
+            i = waiting.popleft()
+            if i == n:
+                timed_against = proven(n)
+                continue
+            try:
+                right[i] = proven(i)
+            except FAILURES as error:
+                yield i, as_failure(error)
+        if right:
+            if timed_against is None:
+                waiting.remove(n)
+                timed_against = proven(n)
+            outcomes = rounds(timed_against, right, bench)
+            close_all(list(right.values()))
+            yield from outcomes.items()
 
 
 def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[int, Outcome]:
@@ -27,57 +71,67 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
     baseline_s: list[float] = []
     seconds: dict[int, list[float]] = {key: [] for key in candidates}
     active = dict(candidates)
+    for inputs in bench.warm_ups(1 + len(active)):
+        _, failed = _round(baseline, active, inputs, bench)
+        outcomes.update(failed)
+        active = {key: arm for key, arm in active.items() if key not in outcomes}
     spent_s = 0.0  # by each: two runs' share of every round
-    for number in range(settings.max_pairs):
-        start, n_arms = time.monotonic(), 1 + len(active)
-        inputs = bench.trial(number)
-        ran: dict[int | None, Ran] = {}
-        for key in random.sample([None, *active], n_arms):
-            try:
-                arm = baseline if key is None else active[key]
-                ran[key] = arm.run(inputs, settings.timeout_s, wanted=bench.outputs)
-            except FAILURES as error:
-                if key is None:
-                    raise
-                outcomes[key] = as_failure(error)
+    for number in range(1, settings.max_pairs + 1):
+        if not active:
+            break
+        start = time.monotonic()
+        ran, failed = _round(baseline, active, bench.trial(number), bench)
+        outcomes.update(failed)
         expected = bench.expected(number, ran[None])
         baseline_s.append(bench.seconds(ran[None]))
-        spent_s += (time.monotonic() - start) * 2 / n_arms
-        for key in active:
-            if key in outcomes:
-                continue
+        spent_s += (time.monotonic() - start) * 2 / (1 + len(active))
+        for key in active.keys() - outcomes.keys():
             try:
                 check(ran[key].outputs, expected)
             except FAILURES as error:
                 outcomes[key] = as_failure(error)
                 continue
             seconds[key].append(bench.seconds(ran[key]))
-            if number + 1 >= settings.min_pairs:
+            if number >= settings.min_pairs:
                 speedup = paired_speedup(baseline_s, seconds[key])
-                is_last = number + 1 == settings.max_pairs or spent_s > settings.timing_budget_s
+                is_last = number == settings.max_pairs or spent_s > settings.timing_budget_s
                 if is_last or speedup.is_tight(settings.precision):
                     outcomes[key] = speedup
         del ran, expected  # of large outputs, before the next are made
         active = {key: arm for key, arm in active.items() if key not in outcomes}
-        if not active:
-            break
     return outcomes
 
 
+def _round(
+    baseline: Arm, candidates: Mapping[int, Arm], inputs: Inputs, bench: Bench
+) -> tuple[dict[int | None, Ran], dict[int, WorkerFailure]]:
+    """Run each once, in random order; the baseline's run is under None. Raises where the baseline fails."""
+    arms: dict[int | None, Arm] = {None: baseline} | dict(candidates.items())
+    ran, failed = {}, {}
+    for key in random.sample(list(arms), len(arms)):
+        try:
+            ran[key] = arms[key].run(inputs, bench.settings.timeout_s, wanted=bench.outputs)
+        except FAILURES as error:
+            if key is None:
+                raise
+            failed[key] = as_failure(error)
+    return ran, failed
+
+
 def replicated(first: Outcome, source: str, bench: Bench) -> Outcome:
-    """What remains of a claim to be faster when it is made again, in fresh processes each time."""
+    """What remains of a claim to be faster when it is made again, in fresh processes each time.
+
+    Raises where the baseline fails.
+    """
     if isinstance(first, WorkerFailure):
         return first
     replicates = [first]
-    try:
-        while replicates[-1].low > 1.0 and len(replicates) < bench.settings.replicates:  # type: ignore[operator]
-            with bench.fresh_pair(source) as (baseline, again):
-                (outcome,) = rounds(baseline, {0: again}, bench).values()
-            if isinstance(outcome, WorkerFailure):
-                return outcome
-            replicates.append(outcome)
-    except FAILURES as error:
-        return as_failure(error)
+    while replicates[-1].low > 1.0 and len(replicates) < bench.settings.replicates:  # type: ignore[operator]
+        with made_together([partial(bench.loaded, source, "ModelNew"), bench.new_baseline]) as (candidate, baseline):
+            ((_, outcome),) = paired([candidate], baseline, bench)
+        if isinstance(outcome, WorkerFailure):
+            return outcome
+        replicates.append(outcome)
     return agreed(replicates)
 
 
