@@ -126,11 +126,12 @@ def vary(inputs: list[Any], variation: Variation, rng: Generator) -> None:
     """
     for x in inputs:
         if isinstance(x, Tensor) and x.dtype in (torch.float32, torch.float64) and x.numel() > 1:
-            zeros = x == 0
-            is_sparse = int(zeros.sum()) > SPARSE * x.numel()
+            # A sum of truth values takes eight bytes of each: in pieces, lest there is no room.
+            n_zeros = sum(int((part == 0).sum()) for part in x.view(-1).split(CHUNK))
+            zeros = x == 0 if n_zeros > SPARSE * x.numel() else None
             is_symmetric = x.ndim == 2 and x.shape[0] == x.shape[1] and torch.equal(x, x.T)
             variation(x, rng)
-            if is_sparse:
+            if zeros is not None:
                 x[zeros] = 0.0
             if is_symmetric:
                 x.copy_(0.5 * (x + x.T))

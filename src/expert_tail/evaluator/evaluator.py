@@ -157,14 +157,15 @@ class Evaluator:
     def _benches(self, task: Task, sources: Sequence[str], stack: contextlib.ExitStack) -> list[Bench]:
         """Benches for evaluations at the same time, which share nothing but the core: each has a fork server of its own.
 
-        Where a device has no room for what makes them fast, they do without. Raises like `Bench`.
+        Where a device has no room for what makes them fast, they do without; and for all of them, there is one. Raises
+        like `Bench`.
         """
         n = min(self.at_once, len(sources))
         n_ready = min(GROUP[self.device.type], sum(not needs_build(source) for source in sources)) // n
         n_ready += self.device.type == "cpu"  # the group's own baseline
         self._start_servers(n)
 
-        def opened(**how: Any) -> list[Bench]:
+        def opened(n: int, **how: Any) -> list[Bench]:
             with contextlib.ExitStack() as opening:
                 benches = []
                 for server in self._servers[:n]:
@@ -174,11 +175,17 @@ class Evaluator:
                 return benches
 
         try:
-            return opened(n_ready=n_ready)
+            return opened(n, n_ready=n_ready)
         except FAILURES as error:
             if self.device.type == "cpu" or as_failure(error).status != "out_of_memory":
                 raise
-        return opened(is_frugal=True)
+        try:
+            return opened(n, is_frugal=True)
+        except FAILURES as error:
+            if n == 1 or as_failure(error).status != "out_of_memory":
+                raise
+        log(f"task {task.task_id} ({task.name}): {self.device} has no room for {n} at the same time: one at a time")
+        return opened(1, is_frugal=True)
 
     def _start_servers(self, n: int) -> None:
         while len(self._servers) < n:
