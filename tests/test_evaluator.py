@@ -17,7 +17,7 @@ from expert_tail.cli import main
 from expert_tail.errors import UserError
 from expert_tail.evaluator import correctness, protocols, sandbox
 from expert_tail.evaluator.arm import Arm
-from expert_tail.evaluator.bench import Bench
+from expert_tail.evaluator.bench import WARM_UP_RUNS, Bench
 from expert_tail.evaluator.correctness import VARIATIONS, expect, mismatch, vary
 from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.evaluator import GROUP, Candidate, Evaluator
@@ -192,8 +192,7 @@ def test_groups_larger_than_what_runs_at_once(tmp_path: Path, monkeypatch: pytes
     assert not overlaps
 
 
-def test_on_a_cpu_no_baseline_is_older_than_its_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that got ready long before another is slower or faster than that, with the same code."""
+def test_on_a_cpu_each_group_has_a_baseline_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     baselines: list[int] = []
 
     def watched(baseline: Arm, candidates: dict[int, Arm], bench: Bench) -> dict[int, Outcome]:
@@ -204,6 +203,52 @@ def test_on_a_cpu_no_baseline_is_older_than_its_candidates(tmp_path: Path, monke
     with Evaluator(SETTINGS, tmp_path) as running:
         running.evaluate([Candidate(TASK, candidate(), repeat) for repeat in range(2 * GROUP["cpu"] + 1)])
     assert len(set(baselines)) == len(baselines) == 3
+
+
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_the_baseline_gets_ready_when_chance_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """Of processes with the same code the first to get ready stay slower than the last."""
+
+    def baseline_at_place(population: list[int], k: int) -> list[int]:
+        *others, last = population
+        return [*others[:place], last, *others[place:]]
+
+    proven: list[int] = []
+    baselines: list[int] = []
+    prove = Bench.prove
+    monkeypatch.setattr(Bench, "prove", lambda bench, arm: (proven.append(arm.worker.pid), prove(bench, arm))[1])
+
+    def watched(baseline: Arm, candidates: dict[int, Arm], bench: Bench) -> dict[int, Outcome]:
+        baselines.append(baseline.worker.pid)
+        monkeypatch.undo()
+        return rounds(baseline, candidates, bench)
+
+    monkeypatch.setattr(protocols, "rounds", watched)
+    monkeypatch.setattr(protocols.random, "sample", baseline_at_place)
+    with Evaluator(SETTINGS, tmp_path) as running:
+        running.evaluate([Candidate(TASK, candidate(), repeat) for repeat in range(4)])
+    own, *group = proven  # the bench's own is proven first
+    assert own not in baselines
+    assert group.index(baselines[0]) == place
+
+
+def test_a_candidate_that_stalls_cannot_keep_the_baseline_cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    n_rounds = 0
+    original = protocols._round
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal n_rounds
+        n_rounds += 1
+        return original(*arguments)
+
+    monkeypatch.setattr(protocols, "_round", counted)
+    after_checks = f"self.calls = getattr(self, 'calls', 0) + 1\nif self.calls == 5: time.sleep(1)\n{FORWARD}"
+    with Evaluator(SETTINGS, tmp_path) as running:
+        (found,) = running.evaluate([Candidate(TASK, candidate(after_checks))])
+    assert found.status == "correct"
+    assert n_rounds == WARM_UP_RUNS + SETTINGS.max_pairs
 
 
 def test_a_wrong_call_in_a_round_costs_that_candidate_alone(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ class Bench:
             if device.type == "cuda" and (n_calls := self._calls_of_a_trial()) > 1:
                 self._shape(replace(self.layout, n_calls=n_calls), [self.baseline])
             if device.type == "cuda":
-                for inputs in self.warm_ups(1):
+                for inputs in self.warm_ups():
                     self.baseline.run(inputs, settings.timeout_s)
                 idle = [self.baseline.idle(self.layout.n_calls, settings.timeout_s) for _ in range(N_IDLE)]
                 self.overhead_s = min(idle)  # the least, so that no time is taken off that was really spent
@@ -204,7 +204,7 @@ class Bench:
                 found.append(tuple([_flat(x) for x in tensors] for tensors in (outputs, inputs)))
         return found  # type: ignore[return-value]
 
-    def warm_ups(self, n_arms: int) -> Iterator[Inputs]:
+    def warm_ups(self) -> Iterator[Inputs]:
         """What new processes run untimed, all in turn: on a GPU one trial, if that is more than the cases were.
 
         On a CPU a process asks the kernel for pages in its first calls, which then take several times as long.
@@ -212,11 +212,8 @@ class Bench:
         if self.device.type == "cuda":
             yield from [self.trial(0)] if self.layout.n_calls > 1 else []
             return
-        until = time.monotonic() + n_arms * WARM_UP_S
         for case in itertools.islice(itertools.cycle(self.cases), WARM_UP_RUNS):
             yield self._inputs(case.index, 1)
-            if time.monotonic() > until:
-                return
 
     def seconds(self, ran: Ran) -> float:
         """Seconds a call of a run took, without what a run of no work takes."""

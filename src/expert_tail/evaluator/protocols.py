@@ -19,6 +19,7 @@ from expert_tail.evaluator.timing import Speedup, agreed, paired_speedup
 Outcome = Speedup | WorkerFailure
 FAILURES = (WorkerFailure, torch.OutOfMemoryError)
 PATIENCE_S = 5.0  # how long candidates that are right wait for others to be proven, some of which may never answer
+WARM_UP_S = 0.1  # how long the baseline runs untimed
 
 
 def paired(
@@ -71,10 +72,13 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
     baseline_s: list[float] = []
     seconds: dict[int, list[float]] = {key: [] for key in candidates}
     active = dict(candidates)
-    for inputs in bench.warm_ups(1 + len(active)):
-        _, failed = _round(baseline, active, inputs, bench)
+    warm_s = 0.0  # the baseline's: else a candidate that stalls could keep the baseline cold
+    for inputs in bench.warm_ups():
+        ran, failed = _round(baseline, active, inputs, bench)
         outcomes.update(failed)
         active = {key: arm for key, arm in active.items() if key not in outcomes}
+        if (warm_s := warm_s + ran[None].seconds) > WARM_UP_S:
+            break
     spent_s = 0.0  # by each: two runs' share of every round
     for number in range(1, settings.max_pairs + 1):
         if not active:
