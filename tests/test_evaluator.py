@@ -1,8 +1,9 @@
 """The evaluator: every status for real, what is shared and what is cached, its statistics, its tolerance, its command line."""
 
+import itertools
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from scipy.stats import binom
 from expert_tail.cli import main
 from expert_tail.errors import UserError
 from expert_tail.evaluator import correctness, protocols, sandbox
-from expert_tail.evaluator.arm import Arm
+from expert_tail.evaluator.arm import Arm, Ran
 from expert_tail.evaluator.bench import WARM_UP_RUNS, Bench
+from expert_tail.evaluator.cases import Question
 from expert_tail.evaluator.correctness import VARIATIONS, expect, mismatch, vary
 from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.evaluator import GROUP, Candidate, Evaluator
@@ -205,6 +207,29 @@ def test_on_a_cpu_each_group_has_a_baseline_of_its_own(tmp_path: Path, monkeypat
     assert len(set(baselines)) == len(baselines) == 3
 
 
+def watch_asking(monkeypatch: pytest.MonkeyPatch, note: Callable[[Arm, Question], None]) -> None:
+    ask = Bench.ask
+
+    def watched(bench: Bench, arm: Arm, question: Question, before: Ran | None) -> Ran | None:
+        note(arm, question)
+        return ask(bench, arm, question, before)
+
+    monkeypatch.setattr(Bench, "ask", watched)
+
+
+def test_a_question_goes_to_all_of_a_group_before_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that its inputs, which may fill a device, are drawn once; who is wrong is asked nothing more."""
+    asked: list[tuple[int, int]] = []
+    watch_asking(monkeypatch, lambda arm, question: asked.append((id(question.inputs), arm.worker.pid)))
+    sources = [candidate(), candidate(top="#"), candidate("return x[1:]")]
+    with Evaluator(SETTINGS, tmp_path) as running:
+        found = running.evaluate([Candidate(TASK, source) for source in sources])
+    assert [one.status for one in found] == ["correct", "correct", "incorrect"]
+    n_cases = sum(worker == asked[0][1] for _, worker in asked)  # the bench's own baseline is asked alone
+    group = asked[n_cases:]
+    assert [len(list(asks)) for _, asks in itertools.groupby(group, lambda ask: ask[0])] == [4] + [3] * (n_cases - 1)
+
+
 @pytest.mark.parametrize("place", [0, 2, 4])
 def test_the_baseline_gets_ready_when_chance_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
@@ -215,10 +240,9 @@ def test_the_baseline_gets_ready_when_chance_has_it(
         *others, last = population
         return [*others[:place], last, *others[place:]]
 
-    proven: list[int] = []
+    asked: list[int] = []
     baselines: list[int] = []
-    prove = Bench.prove
-    monkeypatch.setattr(Bench, "prove", lambda bench, arm: (proven.append(arm.worker.pid), prove(bench, arm))[1])
+    watch_asking(monkeypatch, lambda arm, question: asked.append(arm.worker.pid))
 
     def watched(baseline: Arm, candidates: dict[int, Arm], bench: Bench) -> dict[int, Outcome]:
         baselines.append(baseline.worker.pid)
@@ -229,7 +253,7 @@ def test_the_baseline_gets_ready_when_chance_has_it(
     monkeypatch.setattr(protocols.random, "sample", baseline_at_place)
     with Evaluator(SETTINGS, tmp_path) as running:
         running.evaluate([Candidate(TASK, candidate(), repeat) for repeat in range(4)])
-    own, *group = proven  # the bench's own is proven first
+    own, *group = dict.fromkeys(asked)  # the bench's own is proven first
     assert own not in baselines
     assert group.index(baselines[0]) == place
 

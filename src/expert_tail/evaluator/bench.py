@@ -17,7 +17,7 @@ import torch
 
 from expert_tail.evaluator.arm import Arm, Ran, close_all
 from expert_tail.evaluator.build import Builds, needs_build
-from expert_tail.evaluator.cases import Case, Output, check, stacked
+from expert_tail.evaluator.cases import Case, Output, Question, check, stacked
 from expert_tail.evaluator.compilers import FOLDER
 from expert_tail.evaluator.correctness import VARIATIONS, Expected, Variation, expect, vary
 from expert_tail.evaluator.layout import Inputs, Layout
@@ -38,10 +38,7 @@ N_IDLE = 8
 LARGE_BYTES = 1 << 30  # tensors beyond this are drawn and computed again rather than kept
 DOUBLE_BYTES = 1 << 31  # outputs up to this are compared with float64 ones; the reference's own error is 0 beyond
 SPARE = 0.4  # of a device's memory: candidates' own
-WARM_UP_RUNS, WARM_UP_S = (
-    12,
-    0.3,
-)  # on a CPU: most runs of a new process before it is timed, and seconds after which they end
+WARM_UP_RUNS = 12  # on a CPU: most runs of a new process before it is timed
 SETTLE_S = 0.05  # freed device memory is cleared in the background, which takes bandwidth from what is timed
 
 
@@ -175,24 +172,37 @@ class Bench:
         """The reference in a process like a candidate's."""
         return self.loaded(self._task.reference_source, "Model")
 
-    def prove(self, arm: Arm) -> None:
-        """Run a fresh arm on every case. Raises `WorkerFailure` unless it is right on all."""
-        before: Ran | None = None
+    def questions(self) -> Iterator[Question]:
+        """Every case; draws anew what is too large to be kept. Raises `WorkerFailure` where there is no room for that."""
         for case in self.cases:
-            inputs, expected = self._inputs(case.index, 1), case.expected
-            if expected is None and arm is not self.baseline:
-                expected = self._from(self.baseline.run(inputs, self.settings.timeout_s), [case.errors])
-            kind = RUN if case.expected is None else RUN_KEEPING
-            ran = arm.run(inputs, self.settings.timeout_s, kind, self.outputs)
-            try:
-                check(ran.outputs, expected or [])
-            except WorkerFailure as failure:
-                if arm.worker.own_parameters:
-                    failure.error += "; its parameters have other names and shapes than the reference's"
-                raise
-            if before is not None:
-                arm.check_intact(before)
-            before = None if case.expected is None else ran
+            yield self._question(case)
+
+    def _question(self, case: Case) -> Question:
+        inputs, expected = self._inputs(case.index, 1), case.expected
+        if expected is None:
+            expected = self._from(self.baseline.run(inputs, self.settings.timeout_s), [case.errors])
+        return Question(inputs, expected, is_small=case.expected is not None)
+
+    def ask(self, arm: Arm, question: Question, before: Ran | None) -> Ran | None:
+        """Its run, for the next question's `before`. Raises `WorkerFailure` unless the answer is right."""
+        kind = RUN_KEEPING if question.is_small else RUN
+        ran = arm.run(question.inputs, self.settings.timeout_s, kind, self.outputs)
+        try:
+            check(ran.outputs, question.expected)
+        except WorkerFailure as failure:
+            if arm.worker.own_parameters:
+                failure.error += "; its parameters have other names and shapes than the reference's"
+            raise
+        if before is not None:
+            arm.check_intact(before)
+        return ran if question.is_small else None
+
+    def prove(self, arm: Arm) -> None:
+        """Ask a fresh arm every question. Raises `WorkerFailure` unless it is right on all."""
+        before: Ran | None = None
+        for question in self.questions():
+            before = self.ask(arm, question, before)
+            del question  # of large tensors, before the next are made
 
     def case_values(self) -> list[tuple[list[Any], list[Any]]]:
         """Outputs and input tensors of each case that is kept, as flat NumPy arrays."""

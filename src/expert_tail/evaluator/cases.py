@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from expert_tail.evaluator.correctness import Expected, mismatch
+from expert_tail.evaluator.layout import Inputs
 from expert_tail.evaluator.process import WorkerFailure
 from expert_tail.evaluator.tensors import Tensor, same_bytes
 
@@ -25,6 +26,15 @@ class Case:
     index: int  # of the inputs
     errors: list[float]  # the reference's own, for each output
     expected: list[Output] | None  # None: too large to be kept; the baseline runs beside the candidate instead
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A case as arms are asked it, and what they must answer."""
+
+    inputs: Inputs
+    expected: list[Output]
+    is_small: bool  # whether arms have room to keep the outputs of the case before, to see that they stay as they were
 
 
 def check(outputs: Sequence[Sequence[Tensor]], expected: list[Output]) -> None:

@@ -34,31 +34,59 @@ def paired(
     arms = [*candidates, baseline] if baseline else candidates
     waiting = deque(random.sample(range(len(arms)), len(arms)))
     timed_against = None if baseline else bench.baseline
-
-    def proven(i: int) -> Arm:
-        arm = arms[i].result()
-        bench.prove(arm)
-        return arm
-
     while any(i < n for i in waiting):
-        right: dict[int, Arm] = {}
-        until = time.monotonic() + PATIENCE_S
-        while waiting and (not right or (time.monotonic() < until and bench.has_room(len(right) + 1))):
-            i = waiting.popleft()
-            if i == n:
-                timed_against = proven(n)
-                continue
-            try:
-                right[i] = proven(i)
-            except FAILURES as error:
-                yield i, as_failure(error)
+        right, failed = _proven(arms, waiting, bench)
+        if n in failed:
+            raise failed[n]
+        yield from failed.items()
+        timed_against = right.pop(n, timed_against)
         if right:
             if timed_against is None:
                 waiting.remove(n)
-                timed_against = proven(n)
+                timed_against = arms[n].result()
+                bench.prove(timed_against)
             outcomes = rounds(timed_against, right, bench)
             close_all(list(right.values()))
             yield from outcomes.items()
+
+
+def _proven(
+    arms: Sequence["Future[Arm]"], waiting: deque[int], bench: Bench
+) -> tuple[dict[int, Arm], dict[int, WorkerFailure]]:
+    """Ask some of those that wait every question; those that are right on all, and why others are not.
+
+    Each question goes to all of them before the next, so that its inputs are drawn once. The first one tells how many there
+    is room for; none is taken any more once one has kept the others waiting. Raises where the reference fails.
+    """
+    right: dict[int, Arm] = {}
+    failed: dict[int, WorkerFailure] = {}
+    before: dict[int, Ran | None] = {}
+    until = time.monotonic() + PATIENCE_S
+
+    def taken() -> Iterator[int]:
+        while waiting and (not right or (time.monotonic() < until and bench.has_room(len(right) + 1))):
+            yield waiting.popleft()
+
+    questions, is_first = bench.questions(), True
+    while True:
+        try:
+            question = next(questions)
+        except StopIteration:
+            return right, failed
+        except FAILURES as error:
+            failure = as_failure(error)
+            if not right or bench.device.type == "cpu" or failure.status != "out_of_memory":
+                raise
+            return {}, failed | dict.fromkeys(right, failure)  # they have taken the device's memory
+        for i in taken() if is_first else list(right):
+            try:
+                right[i] = arms[i].result()
+                before[i] = bench.ask(right[i], question, before.get(i))
+            except FAILURES as error:
+                failed[i] = as_failure(error)
+                right.pop(i, None)
+        del question  # of large tensors, before the next are made
+        is_first = False
 
 
 def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[int, Outcome]:
