@@ -25,6 +25,7 @@ from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.evaluator import GROUP, Candidate, Evaluator
 from expert_tail.evaluator.protocols import PATIENCE_S, Outcome, rounds
 from expert_tail.evaluator.settings import EvaluatorSettings
+from expert_tail.evaluator.tensors import Tensor
 from expert_tail.evaluator.timing import Speedup, agreed, order_statistic, paired_speedup
 from expert_tail.tasks import Task, load_suite
 
@@ -567,3 +568,12 @@ def test_missing_affine_of_a_built_in_task_is_caught(evaluator: Evaluator) -> No
     assert wrong != source
     found = evaluator.evaluate([Candidate(task, source), Candidate(task, wrong)])
     assert [e.status for e in found] == ["correct", "incorrect"]
+
+
+def test_runs_share_outputs_of_the_same_bytes_and_no_others() -> None:
+    def ran(*values: float) -> Ran:
+        return Ran(1.0, [[Tensor("float32", torch.tensor(values))]], None)
+
+    first, same, other = ran(0.0, float("nan")), ran(0.0, float("nan")), ran(-0.0, float("nan"))
+    assert same.sharing([other, first]).outputs is first.outputs
+    assert other.sharing([first, same]) is other

@@ -2,9 +2,9 @@
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from expert_tail.evaluator.layout import Inputs, Layout
@@ -21,6 +21,16 @@ class Ran:
     seconds: float
     outputs: list[list[Tensor]]
     spans: Any  # the device memory they lie in, as the worker described it
+
+    def sharing(self, others: Iterable["Ran"]) -> "Ran":
+        """This run, with the first of others' outputs of the same bytes in place of its own.
+
+        Most candidates compute the baseline's very bits, and of large outputs there is no room for one copy each.
+        """
+        for other in {id(other.outputs): other for other in others}.values():
+            if all(map(_same_outputs, self.outputs, other.outputs)):
+                return replace(self, outputs=other.outputs)
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +81,11 @@ class Arm:
     def close(self) -> None:
         self.worker.close()
         self.memory.close()
+
+
+def _same_outputs(call: list[Tensor], other: list[Tensor]) -> bool:
+    """Of runs whose outputs are alike in number, dtype and shape."""
+    return all(same_bytes(a.data, b.data) for a, b in zip(call, other, strict=True))
 
 
 @contextlib.contextmanager

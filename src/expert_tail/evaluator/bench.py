@@ -37,7 +37,7 @@ TRIAL_S, MAX_CALLS, MAX_TRIAL_BYTES = 4e-3, 64, 1 << 31
 N_IDLE = 8
 LARGE_BYTES = 1 << 30  # tensors beyond this are drawn and computed again rather than kept
 DOUBLE_BYTES = 1 << 31  # outputs up to this are compared with float64 ones; the reference's own error is 0 beyond
-SPARE = 0.4  # of a device's memory: candidates' own
+SPARE = 0.25  # of a device's memory: candidates' own
 WARM_UP_RUNS = 12  # on a CPU: most runs of a new process before it is timed
 SETTLE_S = 0.05  # freed device memory is cleared in the background, which takes bandwidth from what is timed
 
@@ -270,7 +270,8 @@ class Bench:
         if (first, n_calls) not in self._pool:
             calls = [self._draw(index) for index in range(first, first + n_calls)]
             inputs = Inputs.of(self.layout, calls, self.device)
-            if sum(known.packed.nbytes for known in [*self._pool.values(), inputs]) > POOL_BYTES[self.device.type]:
+            n_bytes = sum(known.packed.nbytes for known in [*self._pool.values(), inputs])
+            if inputs.packed.nbytes > LARGE_BYTES or n_bytes > POOL_BYTES[self.device.type]:
                 del calls
                 if not self.has_room():
                     self._trim()
@@ -304,12 +305,12 @@ class Bench:
             self._reference.memory.close()
             self._call({"do": "release"}, "done")
 
-    def has_room(self, n: int = 0) -> bool:
-        """Whether a device has room to spare, beside a copy of the outputs of `n` candidates."""
+    def has_room(self, for_another: bool = False) -> bool:
+        """Whether a device has room to spare, or for another candidate, beside copies of its outputs and the baseline's."""
         if self.device.type == "cpu":
             return True
         free, total = torch.cuda.mem_get_info(self.device)
-        taken = n * self.layout.n_calls * sum(output.n_bytes for output in self.outputs) if n else 0
+        taken = 2 * self.layout.n_calls * sum(output.n_bytes for output in self.outputs) if for_another else 0
         return not self.is_frugal and free - taken > SPARE * total
 
     def _trim(self) -> None:

@@ -64,7 +64,7 @@ def _proven(
     until = time.monotonic() + PATIENCE_S
 
     def taken() -> Iterator[int]:
-        while waiting and (not right or (time.monotonic() < until and bench.has_room(len(right) + 1))):
+        while waiting and (not right or (time.monotonic() < until and bench.has_room(for_another=True))):
             yield waiting.popleft()
 
     questions, is_first = bench.questions(), True
@@ -139,10 +139,11 @@ def _round(
 ) -> tuple[dict[int | None, Ran], dict[int, WorkerFailure]]:
     """Run each once, in random order; the baseline's run is under None. Raises where the baseline fails."""
     arms: dict[int | None, Arm] = {None: baseline} | dict(candidates.items())
-    ran, failed = {}, {}
+    ran: dict[int | None, Ran] = {}
+    failed: dict[int, WorkerFailure] = {}
     for key in random.sample(list(arms), len(arms)):
         try:
-            ran[key] = arms[key].run(inputs, bench.settings.timeout_s, wanted=bench.outputs)
+            ran[key] = arms[key].run(inputs, bench.settings.timeout_s, wanted=bench.outputs).sharing(ran.values())
         except FAILURES as error:
             if key is None:
                 raise
