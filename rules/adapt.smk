@@ -31,7 +31,7 @@ for _run in CONFIG.adaptation.runs:
             f"artifacts/benchmarks/adapt/{_run}.tsv"
         conda:
             SAMPLING_ENV
-        threads: workflow.cores
+        threads: cores("policy", "evaluator")
         resources:
             mem_mb=growing(6000),
             runtime=growing(240),

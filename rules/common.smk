@@ -19,6 +19,8 @@ TASKS = f"artifacts/tasks/{CONFIG.suite}.parquet"
 POLICY = f"artifacts/policy/{CONFIG.policy.name}"
 CHECKPOINT = f"artifacts/rlvr/checkpoints/step={CONFIG.rlvr.checkpoints[-1]}"
 CHECKPOINT_FILES = ["adapter_config.json", "adapter_model.safetensors"]
+_resources = workflow.resource_settings.resources
+OFFERED_GPUS = _resources["gpu"].value if "gpu" in _resources else 0  # on the command line
 RUNS = CONFIG.adaptation.model_copy(update={"only": CONFIG.runs})
 ENVIRONMENT = "../envs/gpu.yaml" if "cuda" in (CONFIG.policy.device, CONFIG.evaluator.device) else "../envs/cpu.yaml"
 # "auto" takes vLLM where a GPU is, which is not known here: its environment is asked for by name.
@@ -44,8 +46,14 @@ def growing(amount):
 
 
 def gpus(*sections):
-    """GPUs that a job asks a cluster for: one if a section names `cuda`. `auto` takes what is there, and asks for none."""
-    return int(any(getattr(CONFIG, section).device == "cuda" for section in sections))
+    """GPUs that a job asks for: one if a section names `cuda`, or `auto` where `--resources gpu=N` offers some."""
+    wanted = ("cuda", "auto") if OFFERED_GPUS else ("cuda",)
+    return int(any(getattr(CONFIG, section).device in wanted for section in sections))
+
+
+def cores(*sections):
+    """Threads of a job that leaves no core to others; where there are several GPUs, to others on its own GPU."""
+    return max(1, workflow.cores // max(1, OFFERED_GPUS * gpus(*sections)))
 
 
 def every(kind, subsets=CONFIG.sampling.subsets):

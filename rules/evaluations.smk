@@ -23,7 +23,7 @@ rule compile_and_time:
         f"artifacts/benchmarks/compile_and_time/{_SHARD}.tsv"
     conda:
         ENVIRONMENT
-    threads: workflow.cores
+    threads: cores("evaluator")
     resources:
         mem_mb=growing(6000),
         runtime=growing(120),

@@ -18,7 +18,7 @@ rule time_experts:
         "artifacts/benchmarks/time_experts/{split}.tsv"
     conda:
         ENVIRONMENT
-    threads: workflow.cores
+    threads: cores("evaluator")
     resources:
         mem_mb=growing(6000),
         runtime=growing(60),

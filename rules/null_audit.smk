@@ -16,7 +16,7 @@ rule null_audit:
         "artifacts/benchmarks/null_audit.tsv"
     conda:
         ENVIRONMENT
-    threads: workflow.cores
+    threads: cores("evaluator")
     resources:
         mem_mb=growing(6000),
         runtime=growing(120),

@@ -22,7 +22,8 @@ rule rlvr_train:
         "artifacts/benchmarks/rlvr_train.tsv"
     conda:
         SAMPLING_ENV
-    threads: workflow.cores
+    threads: cores("policy", "evaluator")
+    priority: 1  # nearly all else waits for it
     resources:
         mem_mb=growing(6000),
         runtime=growing(240),

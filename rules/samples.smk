@@ -16,7 +16,7 @@ rule sample_k64:
         "artifacts/benchmarks/sample_k64/{subset}/seed={seed}.tsv"
     conda:
         SAMPLING_ENV
-    threads: workflow.cores
+    threads: cores("policy")
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
@@ -48,7 +48,7 @@ rule score_logprobs:
         "artifacts/benchmarks/score_logprobs/{subset}/seed={seed}.tsv"
     conda:
         ENVIRONMENT
-    threads: workflow.cores
+    threads: cores("policy")
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),

@@ -4,8 +4,8 @@
 
 `--staged`: what scripts/stage.py made where there was a network. `--kept`: the `--out` of the slot before, if there was one.
 The targets are made one after the other, as far as time allows; jobs that are cut off go on in the next slot after their last
-finished step or candidate. What is worth keeping is packed into parts below `--out`, the least important left out first;
-also on SIGTERM and Ctrl-C, where the machine is wanted back early.
+finished step or candidate. What is worth keeping is packed into parts below `--out` after each target, the least important left
+out first; also on SIGTERM and Ctrl-C, where the machine is wanted back early. Several GPUs are used side by side.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import tarfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from zipfile import ZipFile
@@ -70,18 +70,23 @@ def main() -> None:
     environment = install(args.staged, run / ".staged")
     snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(run)]
     snakemake += ["--configfile", str(args.configfile.resolve())]
+    n_gpus = count_gpus()
+    if n_gpus > 1:
+        snakemake += ["--resources", f"gpu={n_gpus}"]
     started = run / ".staged" / "started"
     if not started.exists():
         # The policy first: its provenance as kept is older than what was made from it, and takes this one's place.
         make([*snakemake, "--until", "fetch_policy", "--", "all"], environment, deadline)
         unpack([part for folder in args.kept for part in sorted(folder.glob(f"{PART}*"))], run)
         started.touch()
-    with watching_gpu(run / UTILISATION):
+    # Jobs of different rules run at the same time where there are several GPUs: which of them kept one busy is not seen.
+    with watching_gpu(run / UTILISATION) if n_gpus == 1 else nullcontext():
         for target in args.targets:
-            if not make([*snakemake, "--", target], environment, deadline):
+            has_time = make([*snakemake, "--", target], environment, deadline)
+            write_utilisation(run)
+            left_out = pack(kept_files(run), run, args.out, int(args.part_mib * MIB), args.parts)
+            if not has_time:
                 break
-    write_utilisation(run)
-    left_out = pack(kept_files(run), run, args.out, int(args.part_mib * MIB), args.parts)
     total = sum(part.stat().st_size for part in args.out.glob(f"{PART}*"))
     print(f"kept {total / MIB:.1f} MiB in {args.out}")
     for name in left_out:
@@ -155,12 +160,19 @@ def make(command: Sequence[str], environment: dict[str, str], deadline: float) -
     return True
 
 
+def count_gpus() -> int:
+    """GPUs that jobs may use."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return sum(bool(name.strip()) for name in visible.split(","))
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
 @contextmanager
 def watching_gpu(file: Path) -> Iterator[None]:
-    """Note once a second how busy the GPU is, where there is one: time, percent, MiB."""
-    if shutil.which("nvidia-smi") is None:
-        yield
-        return
+    """Note once a second how busy the GPU is: time, percent, MiB."""
     file.parent.mkdir(parents=True, exist_ok=True)
     query = [
         "nvidia-smi",
@@ -222,18 +234,26 @@ def kept_files(run: Path) -> list[str]:
 
 
 def pack(names: Sequence[str], run: Path, out: Path, part_bytes: int, parts: int) -> list[str]:
-    """Write an archive of the files in parts of at most `part_bytes`; names of the files for which there was no room."""
-    out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob(f"{PART}*"):
-        old.unlink()
+    """Write an archive of the files in parts of at most `part_bytes`; names of the files for which there was no room.
+
+    An archive that is there already is replaced when the new one is whole.
+    """
+    packing = out / ".packing"
+    shutil.rmtree(packing, ignore_errors=True)
+    packing.mkdir(parents=True)
     left_out = []
-    with Parts(out, part_bytes) as stream, tarfile.open(fileobj=stream, mode="w|gz") as archive:
+    with Parts(packing, part_bytes) as stream, tarfile.open(fileobj=stream, mode="w|gz") as archive:
         for name in names:
             # What the compressor still holds, and the archive's end, have room in the last 64 KiB.
             if stream.written + (run / name).stat().st_size + 2**16 > part_bytes * parts:
                 left_out.append(name)
             else:
                 archive.add(run / name, name)
+    for old in out.glob(f"{PART}*"):
+        old.unlink()
+    for part in packing.iterdir():
+        part.rename(out / part.name)
+    packing.rmdir()
     return left_out
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from expert_tail import __version__
 from expert_tail.errors import UserError
+from expert_tail.gpus import claim_gpu
 from expert_tail.progress import is_first_process, log, log_quietly, log_to
 
 
@@ -372,6 +373,11 @@ def _run_stage(given: argparse.Namespace) -> None:
     }
     for name in (*stage.paths, *stage.optional, *stage.lists, *stage.values, *stage.options):
         arguments[name] = getattr(given, name)
+    # Several processes divide the GPUs among themselves, and a policy that is spread takes them all.
+    runtime = arguments.get("runtime")
+    takes_all = given.processes > 1 or (runtime and runtime.spread)
+    if not takes_all and any(getattr(value, "device", "cpu") != "cpu" for value in arguments.values()):
+        claim_gpu()
     importlib.import_module(f"expert_tail.{stage.name}.stage").run(**arguments)
 
 

@@ -1,0 +1,82 @@
+"""Jobs on a machine with several GPUs: each takes one that no other has, and the workflow starts as many as there are."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from workflow_copies import ROOT
+
+HOLDER = """
+import os, sys
+from expert_tail.gpus import claim_gpu
+claim_gpu()
+print(os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def job(tmp_path: Path, visible: str) -> Iterator[subprocess.Popen]:
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": visible, "TMPDIR": str(tmp_path)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLDER], env=environment, text=True, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def gpu_of(process: subprocess.Popen) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_each_job_has_a_gpu_of_its_own_and_waits_for_one(tmp_path: Path) -> None:
+    with job(tmp_path, "0,GPU-5e") as first, job(tmp_path, "0,GPU-5e") as second:
+        assert {gpu_of(first), gpu_of(second)} == {"0", "GPU-5e"}
+        with job(tmp_path, "0,GPU-5e") as third:
+            assert third.stderr is not None
+            assert "waiting for one of the GPUs 0, GPU-5e" in third.stderr.readline()
+            second.kill()
+            second.wait()
+            assert gpu_of(third) in ("0", "GPU-5e")
+            assert first.poll() is None
+
+
+@pytest.mark.parametrize("visible", ["", "3"])
+def test_one_gpu_or_none_is_shared_as_ever(tmp_path: Path, visible: str) -> None:
+    with job(tmp_path, visible) as first, job(tmp_path, visible) as second:
+        assert gpu_of(first) == gpu_of(second) == visible
+
+
+def threads_and_gpus(tmp_path: Path, *arguments: str) -> tuple[int, int]:
+    """What the training job of a dry run asks for."""
+    command = ["snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path), "--dry-run"]
+    command += ["--cores", "8", *arguments, "--", "artifacts/rlvr/rollouts.parquet"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    asked = said.stdout.partition("rule rlvr_train:")[2]
+    threads = re.search(r"threads: (\d+)", asked)
+    gpus = re.search(r"resources:.*\bgpu=(\d+)", asked)
+    assert threads is not None
+    assert gpus is not None
+    return int(threads[1]), int(gpus[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], (8, 0)),
+        (["--resources", "gpu=2"], (4, 1)),
+        (["--resources", "gpu=1"], (8, 1)),
+        (["--resources", "gpu=2", "--config", "policy={device: cpu}", "evaluator={device: cpu}"], (8, 0)),
+        (["--config", "policy={device: cuda}"], (8, 1)),
+    ],
+)
+def test_jobs_on_gpus_share_the_cores(tmp_path: Path, arguments: list[str], expected: tuple[int, int]) -> None:
+    assert threads_and_gpus(tmp_path, *arguments) == expected
