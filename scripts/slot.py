@@ -9,6 +9,7 @@ out first; also on SIGTERM and Ctrl-C, where the machine is wanted back early. S
 """
 
 import argparse
+import base64
 import csv
 import fnmatch
 import io
@@ -44,6 +45,7 @@ KEPT = [
     "artifacts/benchmarks/*",
     "artifacts/gpu/*",
     "artifacts/rlvr/*",
+    "artifacts/adapt/*.parquet",
     "artifacts/adapt/*",
     "artifacts/logs/*",
 ]
@@ -62,6 +64,7 @@ def main() -> None:
     parser.add_argument("--packing-minutes", type=float, default=0.75, help="of these, for packing")
     parser.add_argument("--part-mib", type=float, default=15.5, help="size of a part of what is kept")
     parser.add_argument("--parts", type=int, default=1000, help="most parts")
+    parser.add_argument("--without", nargs="*", default=[], help="patterns of files that need not be kept")
     args = parser.parse_args()
     deadline = time.monotonic() + 60 * (args.minutes - args.packing_minutes)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -84,7 +87,7 @@ def main() -> None:
         for target in args.targets:
             has_time = make([*snakemake, "--", target], environment, deadline)
             write_utilisation(run)
-            left_out = pack(kept_files(run), run, args.out, int(args.part_mib * MIB), args.parts)
+            left_out = pack(kept_files(run, args.without), run, args.out, int(args.part_mib * MIB), args.parts)
             if not has_time:
                 break
     total = sum(part.stat().st_size for part in args.out.glob(f"{PART}*"))
@@ -220,14 +223,22 @@ def write_utilisation(run: Path) -> None:
 # --- packing --------------------------------------------------------------------------------------------------------
 
 
-def kept_files(run: Path) -> list[str]:
-    """Names below `run` of the files that are kept, the most important first."""
+def kept_files(run: Path, without: Sequence[str] = ()) -> list[str]:
+    """Names below `run` of the files that are kept, the most important first.
+
+    The state that a job goes on from is kept until the job has ended.
+    """
+    records = [record for record in (run / ".snakemake" / "metadata").glob("*") if record.is_file()]
+    made = [base64.urlsafe_b64decode(record.name).decode() for record in records]
+    states = [folder.relative_to(run).as_posix() for folder in (run / "artifacts").glob("**/state")]
+    ended = [f"{state}/*" for state in states if any(name.startswith(state.removesuffix("state")) for name in made)]
+    left = [*LEFT, *ended, *without]
     ranked = []
     for folder in ("results", "artifacts", ".snakemake/metadata"):
         for path in (run / folder).rglob("*"):
             name = path.relative_to(run).as_posix()
             rank = next((i for i, pattern in enumerate(KEPT) if fnmatch.fnmatch(name, pattern)), None)
-            is_left = any(fnmatch.fnmatch(name, pattern) for pattern in LEFT) and not name.endswith("provenance.json")
+            is_left = any(fnmatch.fnmatch(name, pattern) for pattern in left) and not name.endswith("provenance.json")
             if path.is_file() and rank is not None and not is_left:
                 ranked.append((rank, name))
     return [name for _, name in sorted(ranked)]

@@ -1,8 +1,10 @@
 """The evaluator: every status for real, what is shared and what is cached, its statistics, its tolerance, its command line."""
 
+import gc
 import itertools
 import json
 import textwrap
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -229,6 +231,33 @@ def test_a_question_goes_to_all_of_a_group_before_the_next(tmp_path: Path, monke
     n_cases = sum(worker == asked[0][1] for _, worker in asked)  # the bench's own baseline is asked alone
     group = asked[n_cases:]
     assert [len(list(asks)) for _, asks in itertools.groupby(group, lambda ask: ask[0])] == [4] + [3] * (n_cases - 1)
+
+
+@pytest.mark.parametrize("protocol", ["paired", "paper"])
+def test_no_failure_keeps_the_tensors_of_its_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    """A traceback holds its frames and what they hold; on a GPU that has filled the device before Python collected it."""
+    asked: list[weakref.ref[Question]] = []
+    watch_asking(monkeypatch, lambda arm, question: asked.append(weakref.ref(question)))
+    alive, close = [], Bench.close
+
+    def closing(bench: Bench) -> None:
+        alive.append(sum(question() is not None for question in asked))
+        close(bench)
+
+    monkeypatch.setattr(Bench, "close", closing)
+    settings = SETTINGS.model_copy(update={"protocol": protocol, "timeout_s": 2})
+    bodies = ["return x[1:]", "return x + 1", "raise ValueError", "os._exit(3)", "time.sleep(100)", FORWARD]
+    gc.disable()
+    try:
+        with Evaluator(settings, tmp_path) as running:
+            found = running.evaluate([Candidate(TASK, candidate(body)) for body in bodies])
+    finally:
+        gc.enable()
+    assert [one.status for one in found] == [*["incorrect"] * 2, "runtime_error", "crash", "timeout", "correct"]
+    assert len(asked) > len(bodies)
+    assert set(alive) == {0}
 
 
 @pytest.mark.parametrize("place", [0, 2, 4])

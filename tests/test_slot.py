@@ -1,5 +1,6 @@
 """Slots on a machine without network: what is staged arrives whole, what is kept goes on, and the least important is left."""
 
+import base64
 import importlib.util
 import os
 import random
@@ -70,6 +71,18 @@ def test_the_least_important_is_left_out_where_room_is_short(tmp_path: Path) -> 
     left_out = slot.pack(slot.kept_files(tmp_path / "run"), tmp_path / "run", tmp_path / "out", 70_000, parts=2)
     assert left_out == ["artifacts/adapt/run/step=1/adapter_model.safetensors"]
     assert sum(part.stat().st_size for part in (tmp_path / "out").iterdir()) <= 140_000
+
+
+def test_state_is_kept_until_its_job_has_ended(tmp_path: Path) -> None:
+    names = [f"artifacts/{job}/state/0a/step=0001/optimizer.pt" for job in ("rlvr", "adapt/one", "adapt/two")]
+    outputs = ["artifacts/rlvr/rollouts.parquet", "artifacts/adapt/one/step=0/rollouts.parquet"]
+    # What the job of `two` has put into its place so far has no record: it was ended in the midst of it.
+    begun = "artifacts/adapt/two/step=0/rollouts.parquet"
+    filled(tmp_path, dict.fromkeys([*names, *outputs, begun], 10))
+    for output in outputs:
+        filled(tmp_path, {f".snakemake/metadata/{base64.urlsafe_b64encode(output.encode()).decode()}": 10})
+    kept = slot.kept_files(tmp_path, without=["artifacts/adapt/one/*"])
+    assert set(kept) - {name for name in kept if name.startswith(".snakemake")} == {names[2], outputs[0], begun}
 
 
 def test_a_wheel_larger_than_a_part_is_put_together_again(tmp_path: Path) -> None:

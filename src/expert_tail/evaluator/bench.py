@@ -102,7 +102,7 @@ class Bench:
         self._stack.close()
         self._pool = {}
         if self.device.type == "cuda":
-            gc.collect()  # a failure's traceback refers to tensors, and to itself
+            gc.collect()  # an error on its way up refers to frames, and they to tensors and to it
         self._trim()
 
     def save_memory(self) -> None:

@@ -186,6 +186,8 @@ def published(candidate: Arm, bench: Bench) -> Speedup:
 
 
 def as_failure(error: Exception) -> WorkerFailure:
+    """What is reported of an error. It lets go of the frames that the error went through, and of the tensors in them."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
     if isinstance(error, WorkerFailure):
         return error
     torch.cuda.empty_cache()
