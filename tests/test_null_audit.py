@@ -162,6 +162,20 @@ def test_stage(suite: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert (results / "figure_null_audit.svg").read_bytes() != drawn
 
 
+@pytest.mark.parametrize(
+    ("subsets", "audited"), [("first", [1]), ("second,none", [2]), ("none", [1, 2]), ("", [1, 2])]
+)
+def test_subsets_without_tasks_drop_out(
+    suite: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, subsets: str, audited: list[int]
+) -> None:
+    monkeypatch.setenv("EXPERT_TAIL_CACHE", str(cache))
+    flags = ["--suite", str(suite.parent / "suite"), "--tasks.subsets", '{"first": [1], "second": [2], "none": []}']
+    assert main(["tasks", "--output", str(suite), *flags]) == 0
+    more = ["--null_audit.repeats", "1", "--null_audit.protocols", "paired", "--null_audit.subsets", subsets]
+    assert main(arguments(suite, *more)) == 0
+    assert pl.read_csv(suite.parent / "results" / "null_audit.csv")["task_id"].to_list() == [*audited, None]
+
+
 def test_stage_names_what_is_wrong(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(suite, "--null_audit.tasks", "7")) == 1
     assert "has no task 7" in capsys.readouterr().err

@@ -50,7 +50,8 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _subsets_exist(self) -> "Config":
-        named = {"sampling.subsets": self.sampling.subsets, "comparison.subsets": self.comparison.subsets}
+        sections = ("sampling", "comparison", "null_audit")
+        named = {f"{section}.subsets": getattr(self, section).subsets for section in sections}
         named |= {f"comparison.groups.{group}": names for group, names in self.comparison.groups.items()}
         for key, names in named.items():
             for name in names:

@@ -16,12 +16,16 @@ class NullAuditSettings(Settings):
     protocols: Annotated[list[Protocol], Field(min_length=1)] = Field(
         ["paired", "paper"], description="protocols to audit, see evaluator.protocol"
     )
-    tasks: list[int] = Field([], description="ids of the tasks to audit; none: every task of an evaluation subset")
+    subsets: list[str] = Field(
+        [],
+        description="subsets whose tasks are audited; empty ones drop out, and where none is left it is every evaluation subset",
+    )
+    tasks: list[int] = Field([], description="ids of the tasks to audit instead; none: all of `subsets`")
     timing_budget_s: Annotated[float, Field(gt=0)] | None = Field(
         None, description="evaluator.timing_budget_s of the audit, to make it shorter; null: the evaluator's own"
     )
 
-    @field_validator("protocols", "tasks")
+    @field_validator("protocols", "subsets", "tasks")
     @classmethod
     def _distinct(cls, values: list[Any]) -> list[Any]:
         for value in values:

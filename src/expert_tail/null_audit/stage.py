@@ -28,7 +28,7 @@ def run(
 
     Repeats are cached like any evaluation, each on its own: after a kill, those that were finished are not made again.
     """
-    audited = _audited(tasks, settings.tasks)
+    audited = _audited(tasks, settings)
     found = [_measure(protocol, settings, evaluator, audited, measurements) for protocol in settings.protocols]
     repeats = pl.concat(found)
     table = audit(repeats, {task.task_id: task.name for task in audited})
@@ -40,13 +40,14 @@ def run(
         log(f"null audit: {_summary(row)}")
 
 
-def _audited(path: Path, ids: list[int]) -> list[Task]:
-    """The tasks `ids`, or all that are not for training."""
+def _audited(path: Path, settings: NullAuditSettings) -> list[Task]:
     rows = {row["task_id"]: row for row in artifacts.read(path, "tasks").to_pylist()}
-    for task_id in ids:
+    for task_id in settings.tasks:
         if task_id not in rows:
             raise UserError(f"`null_audit.tasks`: {path} has no task {task_id}{nearest(str(task_id), map(str, rows))}")
-    wanted = ids or [task_id for task_id, row in rows.items() if row["split"] != TRAIN]
+    held_out = {task_id: row["split"] for task_id, row in rows.items() if row["split"] != TRAIN}
+    chosen = [task_id for task_id, split in held_out.items() if split in settings.subsets]
+    wanted = settings.tasks or chosen or list(held_out)
     if not wanted:
         raise UserError(f"{path} has no evaluation tasks: name some in `tasks.subsets` or in `null_audit.tasks`")
     columns = ("task_id", "name", "level", "reference_source")

@@ -49,9 +49,10 @@ def work_of(job: Job, config: Config, n_tasks: int) -> Work:
         probed = _tasks_of(config, config.adaptation.runs[job.wildcards["run"]])
         return Work(True, passes=1, scored=probed * config.sampling.k, scored_prompts=probed)
     if job.rule == "null_audit":
-        held_out = config.null_audit.tasks or [task for ids in config.tasks.held_out.values() for task in ids]
-        repeats = len(held_out) * config.null_audit.repeats * len(config.null_audit.protocols)
-        return Work(repeated=repeats, referenced=len(held_out) * len(config.null_audit.protocols))
+        audited = sum(len(ids) for name, ids in config.tasks.held_out.items() if name in config.null_audit.subsets)
+        audited = len(config.null_audit.tasks) or audited or sum(map(len, config.tasks.held_out.values()))
+        n_protocols = len(config.null_audit.protocols)
+        return Work(repeated=audited * config.null_audit.repeats * n_protocols, referenced=audited * n_protocols)
     if job.rule == "time_experts":
         split = job.wildcards["split"]
         training = n_tasks - sum(map(len, config.tasks.held_out.values()))
