@@ -24,7 +24,8 @@ for _run in CONFIG.adaptation.runs:
             policy=f"{POLICY}/provenance.json",
             adapter=expand("{folder}/{file}", folder=start_of(_run), file=CHECKPOINT_FILES),
         output:
-            files_of_run(_run),
+            tables_of_run(_run),
+            steps_of(_run, CHECKPOINT_FILES),
         log:
             f"artifacts/logs/adapt/{_run}.log",
         benchmark:

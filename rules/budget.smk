@@ -96,7 +96,7 @@ rule pareto:
         samples=every("samples", COMPARED),
         evaluations=every("evaluations", COMPARED),
         logprobs=every("logprobs", COMPARED),
-        runs=[file for run in CONFIG.runs for file in files_of_run(run)],
+        runs=[file for run in CONFIG.runs for file in tables_of_run(run)],
     output:
         report("results/pareto.csv", caption="../report/pareto.rst", category="Tables"),
         report("results/figure_pareto.svg", caption="../report/figure_pareto.rst", category="Figures"),

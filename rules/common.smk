@@ -25,8 +25,8 @@ RUNS = CONFIG.adaptation.model_copy(update={"only": CONFIG.runs})
 ENVIRONMENT = "../envs/gpu.yaml" if "cuda" in (CONFIG.policy.device, CONFIG.evaluator.device) else "../envs/cpu.yaml"
 # "auto" takes vLLM where a GPU is, which is not known here: its environment is asked for by name.
 SAMPLING_ENV = "../envs/vllm.yaml" if CONFIG.policy.engine == "vllm" else ENVIRONMENT
-STEP_FILES = ["rollouts.parquet", "evaluations.parquet", "account.parquet", *CHECKPOINT_FILES]
-FRESH_FILES = ["fresh_rollouts.parquet", "fresh_evaluations.parquet"]
+STEP_TABLES = ["rollouts.parquet", "evaluations.parquet", "account.parquet"]
+FRESH_TABLES = ["fresh_rollouts.parquet", "fresh_evaluations.parquet"]
 
 
 wildcard_constraints:
@@ -87,8 +87,8 @@ def steps_of(run, files):
     return [f"{folder}{n}/{file}" for n in range(CONFIG.adaptation.runs[run].steps + 1) for file in files]
 
 
-def files_of_run(run):
-    return steps_of(run, STEP_FILES + FRESH_FILES * CONFIG.adaptation.runs[run].is_fresh)
+def tables_of_run(run):
+    return steps_of(run, STEP_TABLES + FRESH_TABLES * CONFIG.adaptation.runs[run].is_fresh)
 
 
 def start_of(run):

@@ -13,7 +13,7 @@ rule comparison:
         evaluations=every("evaluations", CONFIG.compared_subsets),
         logprobs=every("logprobs", CONFIG.compared_subsets),
         selections=every("selections", CONFIG.compared_subsets),
-        runs=[file for run in CONFIG.runs for file in files_of_run(run)],
+        runs=[file for run in CONFIG.runs for file in tables_of_run(run)],
         probes=PROBES,
         probed=PROBED,
         headroom=headroom_of(CONFIG.compared_subsets if CONFIG.headroom.mark else []),

@@ -43,7 +43,7 @@ rule nll_probe:
 
 rule adaptation_tables:
     input:
-        runs=[file for run in CONFIG.runs for file in files_of_run(run)],
+        runs=[file for run in CONFIG.runs for file in tables_of_run(run)],
         probes=PROBES,
         evaluations=PROBED,
     output:

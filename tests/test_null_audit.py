@@ -162,9 +162,7 @@ def test_stage(suite: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert (results / "figure_null_audit.svg").read_bytes() != drawn
 
 
-@pytest.mark.parametrize(
-    ("subsets", "audited"), [("first", [1]), ("second,none", [2]), ("none", [1, 2]), ("", [1, 2])]
-)
+@pytest.mark.parametrize(("subsets", "audited"), [("first", [1]), ("second,none", [2]), ("none", [1, 2]), ("", [1, 2])])
 def test_subsets_without_tasks_drop_out(
     suite: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, subsets: str, audited: list[int]
 ) -> None:

@@ -1,5 +1,6 @@
 """The DAG itself: what reruns after which change, read from dry runs as data; and what a wrong configuration says."""
 
+import ast
 import subprocess
 import sys
 import time
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from workflow_copies import ROOT, checkout, edit, finished, planned, snakemake
+
+from expert_tail import code_digest
 
 __all__ = ["checkout", "finished"]  # fixtures
 
@@ -98,6 +101,21 @@ def test_parsing_imports_no_torch(checkout: Path) -> None:
     code = "import expert_tail.config, expert_tail.cli, expert_tail.code_digest, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_code_has_one_digest_under_every_python() -> None:
+    """What is watched is written in full here, and Python's own fields that it leaves empty are not in it."""
+    tree = ast.parse("def f(x: int = 0, *, y=None):\n    return f'{x!r:>4}-' 'b'\n")
+    arguments = (
+        "arguments(args=[arg(annotation=Name(ctx=Load(), id='int'), arg='x')], defaults=[Constant(value=0)], "
+        "kw_defaults=[Constant()], kwonlyargs=[arg(arg='y')])"
+    )
+    formatted = (
+        "JoinedStr(values=[FormattedValue(conversion=114, format_spec=JoinedStr(values=[Constant(value='>4')]), "
+        "value=Name(ctx=Load(), id='x')), Constant(value='-b')])"
+    )
+    function = f"FunctionDef(args={arguments}, body=[Return(value={formatted})], name='f')"
+    assert code_digest._dump(tree) == f"Module(body=[{function}])"
 
 
 def test_schema_file_is_that_of_the_code() -> None:

@@ -2,7 +2,8 @@
 
 Snakemake follows a rule's shell text, never the imports behind it. The digest covers a module and everything in this
 package that it imports, transitively, read from the sources without importing them. It is taken over the syntax tree
-without docstrings, so that a comment, a docstring or reformatting re-runs nothing, and a change of behaviour always does.
+without docstrings, so that a comment, a docstring, reformatting or another Python re-runs nothing, and a change of behaviour
+always does.
 Other files in the folder of a stage (templates) count byte for byte.
 """
 
@@ -100,4 +101,14 @@ def _normalised(path: Path) -> str:
             node, False
         ):
             node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree)
+    return _dump(tree)
+
+
+def _dump(node: object) -> str:
+    """Like `ast.dump`, which differs between versions of Python: fields that are empty are left out, new ones among them."""
+    if isinstance(node, list):
+        return f"[{', '.join(map(_dump, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = ((name, getattr(node, name, None)) for name in sorted(node._fields))
+    return f"{type(node).__name__}({', '.join(f'{n}={_dump(v)}' for n, v in fields if v is not None and v != [])})"
