@@ -19,7 +19,7 @@ rule score_logprobs_base:
         "artifacts/benchmarks/score_logprobs_base/{subset}/seed={seed}.tsv"
     conda:
         ENVIRONMENT
-    threads: cores("policy")
+    threads: half_the_cores("policy")
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),

@@ -56,6 +56,11 @@ def cores(*sections):
     return max(1, workflow.cores // max(1, OFFERED_GPUS * gpus(*sections)))
 
 
+def half_the_cores(*sections):
+    """Threads of a job that takes longer to load its libraries than to work: two at a time, unless on a GPU of their own."""
+    return max(1, cores(*sections) // (1 if gpus(*sections) else 2))
+
+
 def every(kind, subsets=CONFIG.sampling.subsets):
     """The artifacts of a kind for these subsets and all seeds of the configuration."""
     return expand(

@@ -25,7 +25,7 @@ rule nll_probe:
         "artifacts/benchmarks/nll_probe/{run}/step={n}.tsv"
     conda:
         ENVIRONMENT
-    threads: cores("policy")
+    threads: half_the_cores("policy")
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),

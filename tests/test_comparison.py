@@ -19,6 +19,7 @@ from expert_tail.adapt.settings import AdaptationSettings
 from expert_tail.adaptation_tables.correlation import Samples, association, resolved
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.cli import main
+from expert_tail.comparison import accounts
 from expert_tail.comparison.equivalent_k import FLAT, ON_CURVE, equivalent_k
 from expert_tail.comparison.paired import cohens_h, compare, head_to_head, sign_test, signed_rank_test
 from expert_tail.comparison.rates import Arm, difference, interval
@@ -329,7 +330,8 @@ def test_transfers_are_compared_with_the_policy_before(world: Compared) -> None:
         0.5,
     )
     assert row["fast_1_delta"] == -0.25
-    assert row["fast_1_low"] < -0.25 < row["fast_1_high"]
+    assert row["fast_1_delta_low"] < -0.25 < row["fast_1_delta_high"]
+    assert row["fast_1_low"] < 0.25 < row["fast_1_high"]
 
 
 def test_compute_is_accounted_for(world: Compared) -> None:
@@ -340,8 +342,31 @@ def test_compute_is_accounted_for(world: Compared) -> None:
     assert (batch["computed_tokens"], batch["seconds"], batch["candidates_measured"]) == (720, 9, 6)
     assert of["hints-42"]["teacher_tokens"] == 12 * 130
     sampled = world.statistics["sets"]["one"]["compute"]
-    assert (sampled["rollouts"], sampled["student_tokens"]) == (24, None)
+    assert (sampled["rollouts"], sampled["student_tokens"], sampled["seconds"]) == (24, None, None)
     assert "policy was not given" in sampled["reason"]
+    assert "does not say what it took" in sampled["reason"]
+
+
+def test_what_best_of_n_took_is_summed_over_subsets_and_averaged_over_seeds(tmp_path: Path) -> None:
+    took = {
+        ("one", 42): (2.0, 8.0, 100),
+        ("one", 43): (4.0, 0.5, 120),
+        ("two", 42): (1.0, 2.0, 50),
+        ("two", 43): (1, 1, 70),
+    }
+    for (subset, seed), (sampling, evaluating, tokens) in took.items():
+        for kind, notes in (
+            ("samples", {"seconds": str(sampling), "computed_tokens": str(tokens)}),
+            ("evaluations", {"seconds": str(evaluating)}),
+        ):
+            artifacts.write(tmp_path / kind / subset / f"seed={seed}.parquet", kind, [], **notes)
+    taken = accounts.noted(*(sorted((tmp_path / kind).glob("*/*")) for kind in ("samples", "evaluations")))
+    samples = pl.DataFrame({"task_id": [4, 4], "seed": [42, 43], "candidate": ["a", "b"], "n_tokens": [9, 9]})
+    both = accounts.best_of_n(samples, {4: 20}, taken)
+    assert (both["seconds"], both["computed_tokens"], both["student_tokens"]) == ((13 + 6.5) / 2, 340 / 2, 29)
+    assert both["reason"] is None
+    one = accounts.best_of_n(samples, {4: 20}, taken.filter(pl.col("subset") == "one"))
+    assert (one["seconds"], one["computed_tokens"]) == ((10 + 4.5) / 2, 110)
 
 
 def test_prompts_are_counted_with_the_policys_tokenizer(smollm2: Path, tmp_path: Path) -> None:

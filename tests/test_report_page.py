@@ -520,6 +520,8 @@ def test_search_and_filters_narrow_the_rows(visit: Visit) -> None:
     visit.page.click(".dtsp-clearAll")
     visit.page.click(".dtsp-searchPane tr:has-text('confidence-guided')")
     visit.has_rows(4)  # one a task and seed
+    visit.page.click(".dtsp-searchPane tr:has-text('upper triangular')")
+    visit.has_rows(2)
 
 
 @in_browser
@@ -532,6 +534,7 @@ def test_chosen_row_shows_its_code_beside_the_reference(visit: Visit) -> None:
     text = detail.inner_text()
     for known in ("correct, confidently faster", "Speedup 4 [3.6, 4.4]", "surprisal-guided-top3"):
         assert known in text
+    assert detail.locator("dt:text-is('surprisal, nats') + dd").inner_text() == "9"
 
     # The keyboard is enough.
     visit.page.locator("#rows tbody button").nth(7).focus()

@@ -1,17 +1,20 @@
 """What each way to spend compute took: rollouts, tokens as the paper counts them (prompt and completion), tokens computed."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from expert_tail import artifacts
 from expert_tail.adaptation_tables.trajectory import COMPUTED, SECONDS
+from expert_tail.aggregate.loading import cells_of
 from expert_tail.comparison.adapted import Adapted
 
 Row = dict[str, Any]
 PromptTokens = Mapping[int, int]  # of each task; empty where the policy was not given to count them
 NO_PROMPTS = "the policy was not given, so prompts were not counted"
-NOT_TIMED = "not recorded by sampling"
+NOT_NOTED = "an artifact does not say what it took; a run of the present version notes it"
 
 
 def tokens_per_sample(samples: pl.DataFrame, prompts: PromptTokens) -> float | None:
@@ -23,15 +26,38 @@ def tokens_per_sample(samples: pl.DataFrame, prompts: PromptTokens) -> float | N
     return float((found["n_tokens"] + found["prompt"]).mean())  # type: ignore[arg-type]
 
 
-def best_of_n(samples: pl.DataFrame, prompts: PromptTokens) -> Row:
-    """Best-of-N on a set of tasks, as it is for one seed: means over seeds, and the distinct candidates over all."""
+def noted(samples: Sequence[Path], evaluations: Sequence[Path]) -> pl.DataFrame:
+    """What sampling and evaluating each subset and seed took, as noted beside its artifacts: what was known took no time.
+
+    Columns: subset, seed, computed_tokens, seconds; null where an artifact notes nothing.
+    """
+    judged, rows = cells_of(evaluations), []
+    for (subset, seed), path in cells_of(samples).items():
+        sampling, evaluating = artifacts.notes(path), artifacts.notes(judged[subset, seed])
+        is_noted = "seconds" in sampling and "seconds" in evaluating
+        seconds = float(sampling["seconds"]) + float(evaluating["seconds"]) if is_noted else None
+        tokens = sampling.get("computed_tokens")
+        rows.append((subset, seed, None if tokens is None else float(tokens), seconds))
+    schema = {"subset": pl.String, "seed": pl.Int64, "computed_tokens": pl.Float64, "seconds": pl.Float64}
+    return pl.DataFrame(rows, schema, orient="row")
+
+
+def best_of_n(samples: pl.DataFrame, prompts: PromptTokens, taken: pl.DataFrame) -> Row:
+    """Best-of-N on a set of tasks, as it is for one seed: means over seeds, and the distinct candidates over all.
+
+    `taken` are the rows of `noted` of its subsets.
+    """
     seeds = samples["seed"].n_unique()
     each = tokens_per_sample(samples, prompts)
     row: Row = {"rollouts": samples.height / seeds, "teacher_tokens": 0, "fresh_tokens": 0}
     row["student_tokens"] = None if each is None else each * samples.height / seeds
     row["distinct_candidates"] = samples.select("task_id", "candidate").n_unique()
-    row |= {"computed_tokens": None, "seconds": None, "reason": NOT_TIMED if prompts else f"{NO_PROMPTS}; {NOT_TIMED}"}
-    return row
+    for name in ("computed_tokens", "seconds"):
+        row[name] = None if taken[name].has_nulls() else float(taken[name].sum()) / seeds
+    reasons = [] if prompts else [NO_PROMPTS]
+    if None in (row["computed_tokens"], row["seconds"]):
+        reasons.append(NOT_NOTED)
+    return row | {"reason": "; ".join(reasons) or None}
 
 
 def adaptation(runs: Sequence[Adapted]) -> list[Row]:

@@ -71,6 +71,7 @@ def run(
     budget = int(all_samples.group_by("task_id", "seed").len()["len"].min())  # type: ignore[arg-type]
     made = _load_runs(adaptation, runs, tasks, budget, settings)
     prompts = _prompt_tokens(tasks, all_samples, policy, prompt)
+    taken = accounts.noted(samples, evaluations)
     sets = task_sets((path.parent.name for path in samples), comparison.groups)
 
     found: dict[str, list[Row]] = {name: [] for name in COLUMNS}
@@ -87,7 +88,8 @@ def run(
                 "table11": tables.per_task(rows, on_set, names, adaptation.patience, settings),
                 "table12": tables.regime(rows, on_set, names, name not in subsets, adaptation.patience, settings),
             }
-            by_set[name] = summary.of_set(rows, chosen, of_set["table4"], of_set["table6"], prompts)
+            spent = pooled(taken, name, sets)
+            by_set[name] = summary.of_set(rows, chosen, of_set["table4"], of_set["table6"], prompts, spent)
             for table, of_table in of_set.items():
                 found[table] += of_table
             advance()

@@ -9,7 +9,7 @@ from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.comparison import accounts
 from expert_tail.comparison.adapted import FRESH, IN_BATCH, START, Adapted, choices
 from expert_tail.comparison.paired import compare, head_to_head
-from expert_tail.comparison.rates import FAST, Arm, difference
+from expert_tail.comparison.rates import FAST, Arm, difference, interval
 from expert_tail.comparison.surprisal import HIGH_VARIANCE, LOW_VARIANCE, logprob_spread
 from expert_tail.select.strategies import STRATEGIES
 
@@ -26,8 +26,9 @@ def of_set(
     methods: list[Row],
     length_control: list[Row],
     prompts: accounts.PromptTokens,
+    taken: pl.DataFrame,
 ) -> Row:
-    """On one set of tasks; `methods` and `length_control` are the rows of its tables 4 and 6."""
+    """On one set of tasks; `methods` and `length_control` are the rows of its tables 4 and 6, `taken` of `accounts.noted`."""
     there = [name for name in STRATEGIES if name in picks["strategy"].unique()]
     spread = logprob_spread(samples)
     return {
@@ -49,7 +50,7 @@ def of_set(
             for row in methods
             if row["method"] != "best-of-n"
         ],
-        "compute": accounts.best_of_n(samples, prompts),
+        "compute": accounts.best_of_n(samples, prompts, taken),
     }
 
 
@@ -68,14 +69,21 @@ def transfers(
                 continue
             row: Row = {"run": one.name, "from": one.run.start.run, "from_step": one.run.start.step}
             row |= {"subset": one.run.subset, "task_id": one.run.task, "reported_on": choice.reported_on}
-            row |= {metric: float(rate) for metric, rate in zip(FAST, choice.arm.rates_M, strict=True)}
+            found_M = interval(choice.arm, settings, "transfer", one.name, choice.reported_on)
+            for metric, rate, found in zip(FAST, choice.arm.rates_M, found_M, strict=True):
+                row |= {metric: float(rate), f"{metric}_low": found.low, f"{metric}_high": found.high}
             base = samples.filter(pl.col("task_id").is_in(list(choice.arm.tasks)))
             if base["task_id"].n_unique() < len(choice.arm.tasks):
                 rows.append(row | {"delta": None, "reason": "its tasks are not sampled"})
                 continue
             arm = Arm.of(base)
             for m, (delta, found) in enumerate(difference(arm, choice.arm, settings, "transfer", one.name)):
-                values = {"base": float(arm.rates_M[m]), "delta": delta, "low": found.low, "high": found.high}
+                values = {
+                    "base": float(arm.rates_M[m]),
+                    "delta": delta,
+                    "delta_low": found.low,
+                    "delta_high": found.high,
+                }
                 row |= {f"{FAST[m]}_{name}": value for name, value in values.items()}
             rows.append(row)
     return rows

@@ -18,7 +18,7 @@ MAX_COLUMNS = 5
 ROW = 0.25  # inches
 SCORERS = {SAMPLER: "sampling checkpoint", BASE: "base policy"}
 _SPREAD = "std of a task's surprisal"
-_REGIMES = {"high": f"{_SPREAD} > {HIGH_STD:g}", "middle": "between", "low": f"< {LOW_STD:g}"}
+_REGIMES = {"high": f"{_SPREAD} > {HIGH_STD:g}", "between": "between", "low": f"< {LOW_STD:g}"}
 Choice = tuple[str, str, str, str]  # regime, scorer, surprisal, duplicates
 
 

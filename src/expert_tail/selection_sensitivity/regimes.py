@@ -9,19 +9,19 @@ import polars as pl
 
 HIGH_STD, LOW_STD = 1.0, 0.15
 ALL = "all"
-REGIMES = (ALL, "high", "middle", "low")
+REGIMES = (ALL, "high", "between", "low")
 
 
 def regimes(samples: pl.DataFrame) -> pl.DataFrame:
     """Columns subset, task_id, nll_std (ddof = 1; 0 with one sample) and regime of each task.
 
-    `samples` has subset, task_id and nll. high: above `HIGH_STD`; low: below `LOW_STD`; middle: neither.
+    `samples` has subset, task_id and nll. high: above `HIGH_STD`; low: below `LOW_STD`; between: neither.
     """
     std = pl.col("nll_std")
     regime = pl.when(std > HIGH_STD).then(pl.lit("high")).when(std < LOW_STD).then(pl.lit("low"))
     return (
         samples.group_by("subset", "task_id")
         .agg(nll_std=pl.col("nll").std().fill_null(0.0))
-        .with_columns(regime=regime.otherwise(pl.lit("middle")))
+        .with_columns(regime=regime.otherwise(pl.lit("between")))
         .sort("subset", "task_id")
     )
