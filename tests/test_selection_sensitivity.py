@@ -157,7 +157,7 @@ def test_regimes_by_hand() -> None:
         ("s", task, nll) for task, nlls in {1: [0, 4, 1], 2: [0.1, 0.2], 3: [0, 0.9], 4: [5]}.items() for nll in nlls
     ]
     found = regimes(pl.DataFrame(rows, schema=["subset", "task_id", "nll"], orient="row"))
-    assert found["regime"].to_list() == ["high", "low", "middle", "low"]
+    assert found["regime"].to_list() == ["high", "low", "between", "low"]
     assert found["nll_std"].to_list() == pytest.approx(
         [np.std([0, 4, 1], ddof=1), np.std([0.1, 0.2], ddof=1), 0.6364, 0], abs=1e-4
     )
