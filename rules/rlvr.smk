@@ -20,10 +20,10 @@ rule rlvr_train:
         "artifacts/logs/rlvr_train.log",
     benchmark:
         "artifacts/benchmarks/rlvr_train.tsv"
+    priority: 1  # nearly all else waits for it
     conda:
         SAMPLING_ENV
     threads: cores("policy", "evaluator")
-    priority: 1  # nearly all else waits for it
     resources:
         mem_mb=growing(6000),
         runtime=growing(240),
