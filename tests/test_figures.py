@@ -1,0 +1,60 @@
+"""Facts that figures show: positions, counts and ticks, read back from what matplotlib drew."""
+
+from typing import Any
+
+import polars as pl
+from matplotlib.axes import Axes
+
+from expert_tail.comparison import teaser
+from expert_tail.comparison.adapted import AT_BUDGET, BOA, FRESH, IN_BATCH
+from expert_tail.comparison.tables import BEST_OF_N
+from expert_tail.figure_style import GREY
+
+TASKS = 5
+
+
+def row_of(method: str, rollouts: int, fast: float, run: str | None = None, **more: Any) -> dict[str, Any]:
+    row = {"subset": "s", "method": method, "run": run, "chosen_by": None, "reported_on": None, "k": None}
+    row |= {"rollouts": rollouts * TASKS, "n_tasks": TASKS, "n_seeds": 1}
+    for metric, value in (("fast_1", fast), ("fast_1_confident", 0.0)):
+        row |= {metric: value, f"{metric}_low": max(value - 0.2, 0), f"{metric}_high": min(value + 0.2, 1)}
+    return row | more
+
+
+def table4() -> pl.DataFrame:
+    in_batch, fresh = ({"chosen_by": IN_BATCH, "reported_on": on} for on in (IN_BATCH, FRESH))
+    rows = [row_of(BEST_OF_N, k, rate, k=k) for k, rate in ((1, 0.5), (2, 0.6), (64, 0.8))]
+    rows += [row_of(name, 64, 0.8, k=64) for name in ("surprisal-guided", "random-correct", "confidence-guided")]
+    for run, steps in (("grpo", 9), ("sparse", 5), ("trloo", 5)):
+        rows += [row_of(AT_BUDGET, 64, 0.7, run, **in_batch), row_of(BOA, 32 * steps, 0.8, run, **in_batch)]
+    rows.append(row_of(BOA, 32 * 9, 0.8, "grpo", **fresh))
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def marks(axis: Axes) -> list[Any]:
+    """Lines that are one mark of a method, not a curve or an interval."""
+    return [line for line in axis.lines if len(line.get_xdata()) == 1]
+
+
+def test_methods_stand_at_their_rollouts_per_task_in_figure_1() -> None:
+    table = table4()
+    methods = table.filter(pl.col("method") != BEST_OF_N)
+    for axis, metric in zip(teaser.draw(table, "s", 0.95).axes[:2], teaser.TITLES, strict=True):
+        drawn = sorted((float(mark.get_xdata()[0]), float(mark.get_ydata()[0])) for mark in marks(axis))
+        assert drawn == sorted((row["rollouts"] / TASKS, row[metric]) for row in methods.iter_rows(named=True))
+
+
+def test_strategies_and_runs_share_no_colour_and_each_has_a_row_in_figure_1() -> None:
+    above, _, below, _ = teaser.draw(table4(), "s", 0.95).axes
+    names = [label.get_text() for label in below.get_yticklabels()]
+    assert len(names) == len(set(names)) == 3 + 2 * 3
+    colours = {mark.get_label(): mark.get_color() for mark in marks(above)}
+    assert {colour for name, colour in colours.items() if "one pick" in name} == {GREY}
+    assert len({colour for name, colour in colours.items() if "step" in name} - {GREY}) == 3
+
+
+def test_filled_marks_do_not_cover_hollow_ones_in_figure_1() -> None:
+    both = [mark for mark in marks(teaser.draw(table4(), "s", 0.95).axes[0]) if "grpo, best of all" in mark.get_label()]
+    hollow, filled = sorted(both, key=lambda mark: mark.get_zorder())
+    assert hollow.get_markerfacecolor() == "white"
+    assert hollow.get_markersize() > filled.get_markersize()
