@@ -9,9 +9,9 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from expert_tail.figure_style import BLUE, DOTS, GREY, INK, STYLE, TIMES, VERMILLION, WIDTH
+from expert_tail.figure_style import BLUE, DOTS, GREEN, GREY, INK, STYLE, TIMES, VERMILLION, WIDTH, speedups_along_x
 from expert_tail.select.strategies import ORACLE
 
 
@@ -110,17 +110,12 @@ def _fast_panel(axis: Axes, table: pl.DataFrame) -> None:
 
 
 def _speedup_panel(axis: Axes, table: pl.DataFrame, low: float, high: float) -> None:
-    axis.set_xscale("log")
-    axis.set_xlim(low, high)
+    speedups_along_x(axis, low, high, gap=0.17)
     axis.axvline(1, color=GREY, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
     for y, (row, colour) in enumerate(zip(table.iter_rows(named=True), _colours(table), strict=True)):
         if row["mean_speedup"] > 0:  # a log axis has no place for 0; the printed value says it
             _point(axis, row, "mean_speedup", y, colour, colour, floor=low)
         _value(axis, f"{_short(row['mean_speedup'])}{TIMES}", y, colour, 36)
-    subs = (1.0, 2.0, 5.0) if high / low < 30 else (1.0, 3.0) if high / low < 300 else (1.0,)
-    axis.xaxis.set_major_locator(LogLocator(subs=subs))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{TIMES}"))
     _strategy_axis(axis, table["strategy"].to_list(), labelled=False)
 
 
@@ -167,11 +162,9 @@ def _strategy_axis(axis: Axes, strategies: Sequence[str], labelled: bool) -> Non
 
 
 def _colours(table: pl.DataFrame) -> list[str]:
-    """Grey for the references that no one deploys, a colour for each kind of guidance."""
-    return [
-        GREY if name in (ORACLE, "random-correct") else BLUE if name.startswith("surprisal") else VERMILLION
-        for name in table["strategy"]
-    ]
+    """Green for the oracle, which times all, grey for chance, a colour for each kind of guidance."""
+    known = {ORACLE: GREEN, "random-correct": GREY}
+    return [known.get(name, BLUE if name.startswith("surprisal") else VERMILLION) for name in table["strategy"]]
 
 
 def _title(table: pl.DataFrame) -> str:

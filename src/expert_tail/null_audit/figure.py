@@ -8,9 +8,8 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from expert_tail.figure_style import BLUE, GREY, INK, STYLE, TIMES, VERMILLION, WIDTH
+from expert_tail.figure_style import BLUE, GREY, INK, STYLE, TIMES, VERMILLION, WIDTH, speedups_along_x
 from expert_tail.null_audit.table import ALL, confident
 
 MAX_NAME = 26  # characters of a task's name
@@ -27,7 +26,8 @@ def draw(repeats: pl.DataFrame, table: pl.DataFrame) -> Figure:
         for axis, protocol in zip(axes, protocols, strict=True):
             _panel(axis, repeats.filter(pl.col("protocol") == protocol), tasks["task_id"].to_list())
             _rates(axis, table.filter(pl.col("protocol") == protocol))
-            _speedup_axis(axis, low, high)
+            speedups_along_x(axis, low, high, gap=0.2)
+            axis.set_xlabel("speedup over itself, log scale", fontsize=8)
         labels = [_label(row) for row in tasks.iter_rows(named=True)]
         axes[0].set_yticks(range(tasks.height + 1), [*labels, ALL])
         axes[0].get_yticklabels()[-1].set_fontweight("bold")
@@ -106,16 +106,6 @@ def _limits(repeats: pl.DataFrame) -> tuple[float, float]:
     speedups = repeats.filter(pl.col("status") == "correct")["speedup"].to_numpy()
     ends = np.append(speedups[speedups > 0], 1.0)
     return min(0.8, ends.min() / 1.1), max(1.25, ends.max() * 1.1)
-
-
-def _speedup_axis(axis: Axes, low: float, high: float) -> None:
-    axis.set_xscale("log")
-    axis.set_xlim(low, high)
-    axis.set_xlabel("speedup over itself, log scale")
-    subs = (1.0, 2.0, 5.0) if high / low < 100 else (1.0,)
-    axis.xaxis.set_major_locator(LogLocator(subs=subs))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{TIMES}"))
 
 
 def _marks() -> list[Line2D]:
