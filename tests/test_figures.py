@@ -2,13 +2,15 @@
 
 from typing import Any
 
+import numpy as np
 import polars as pl
+import pytest
 from matplotlib.axes import Axes
 
-from expert_tail.comparison import teaser
+from expert_tail.comparison import figures, teaser
 from expert_tail.comparison.adapted import AT_BUDGET, BOA, FRESH, IN_BATCH
 from expert_tail.comparison.tables import BEST_OF_N
-from expert_tail.figure_style import GREY
+from expert_tail.figure_style import GREY, speedup_ticks
 
 TASKS = 5
 
@@ -58,3 +60,42 @@ def test_filled_marks_do_not_cover_hollow_ones_in_figure_1() -> None:
     hollow, filled = sorted(both, key=lambda mark: mark.get_zorder())
     assert hollow.get_markerfacecolor() == "white"
     assert hollow.get_markersize() > filled.get_markersize()
+
+
+def test_counts_of_figure_6_are_those_of_all_steps() -> None:
+    counts = {0: (128, 8), 1: (109, 7), 2: (120, 7)}
+    rows: list[dict[str, Any]] = []
+    for which, kind in (("all", "sum"), ("bottom_quartile", "sum"), ("all", "tail")):
+        for step, (samples, candidates) in counts.items():
+            of_set = (samples, candidates) if which == "bottom_quartile" else (320, 11)
+            row = {
+                "run": "grpo",
+                "step": step,
+                "set": which,
+                "surprisal": kind,
+                "rho": 0.1,
+                "rho_low": 0,
+                "rho_high": 1,
+            }
+            counted = dict(zip(("n_samples", "n_candidates"), of_set, strict=True))
+            rows.append(row | counted | {"null_low": -0.5, "null_high": 0.5})
+    texts = [axis.texts[0].get_text() for axis in figures.correlation(pl.DataFrame(rows), 0.95).axes]
+    assert texts[0] == texts[2] == "320 samples,\n11 candidates"
+    assert texts[1] == "109–128 samples, ties included,\n7–8 candidates"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "gap", "ticks"),
+    [
+        (0.8, 1.6, 0.17, [0.8, 1, 1.2, 1.5]),
+        (0.09, 8.2, 0.2, [0.1, 0.3, 1, 3]),
+        (0.4, 12, 0.17, [0.5, 1, 2, 5, 10]),
+        (0.5, 2e6, 0.2, [1, 1e2, 1e4, 1e6]),
+    ],
+)
+def test_ticks_of_speedups_are_as_fine_as_their_distance_allows(
+    low: float, high: float, gap: float, ticks: list[float]
+) -> None:
+    found = speedup_ticks(low, high, gap)
+    assert found == pytest.approx(ticks)
+    assert np.diff(np.log(found)).min() >= gap * np.log(high / low)

@@ -98,8 +98,8 @@ def correlation(probed: pl.DataFrame, confidence: float) -> Figure:
         for row, run in zip(axes, runs, strict=True):
             for axis, ((which, kind), title) in zip(row, _PANELS.items(), strict=True):
                 chosen = (pl.col("run") == run) & (pl.col("set") == which) & (pl.col("surprisal") == kind)
-                _rho(axis, probed.filter(chosen).sort("step"))
-                axis.set_title(title, loc="left", fontsize=8.5, pad=16)
+                _rho(axis, probed.filter(chosen).sort("step"), ", ties included" * (which == "bottom_quartile"))
+                axis.set_title(title, loc="left", fontsize=8, pad=25)
             row[0].set_ylabel(f"Spearman's \N{GREEK SMALL LETTER RHO}\n{run}")
         for axis in axes[-1]:
             axis.set_xlabel("step: updates made")
@@ -114,7 +114,7 @@ def correlation(probed: pl.DataFrame, confidence: float) -> Figure:
         return figure
 
 
-def _rho(axis: Axes, rows: pl.DataFrame) -> None:
+def _rho(axis: Axes, rows: pl.DataFrame, ties: str) -> None:
     axis.axhline(0, color=GREY, linewidth=0.8, zorder=1)
     axis.set_ylim(-1, 1)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -131,7 +131,14 @@ def _rho(axis: Axes, rows: pl.DataFrame) -> None:
     )
     axis.vlines(step, found["rho_low"], found["rho_high"], color=VERMILLION, linewidth=1, alpha=0.7)
     axis.plot(step, found["rho"], "o-", color=VERMILLION, markersize=4, linewidth=1.5)
-    axis.annotate(f"{found['n_samples'][0]} samples, {found['n_candidates'][0]} candidates", (0, 1.03), **text)
+    axis.annotate(_counts(found, ties), (0, 1.03), **text)
+
+
+def _counts(rows: pl.DataFrame, ties: str) -> str:
+    """Of all steps: a quarter has all that tie with its last, and ties change from step to step."""
+    ends = [rows[name].cast(pl.Int64).unique().sort().to_list() for name in ("n_samples", "n_candidates")]
+    samples, candidates = (f"{of[0]}" if len(of) == 1 else f"{of[0]}–{of[-1]}" for of in ends)
+    return f"{samples} samples{ties},\n{candidates} candidates"
 
 
 def regime(table: pl.DataFrame) -> Figure:
