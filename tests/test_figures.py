@@ -99,3 +99,32 @@ def test_ticks_of_speedups_are_as_fine_as_their_distance_allows(
     found = speedup_ticks(low, high, gap)
     assert found == pytest.approx(ticks)
     assert np.diff(np.log(found)).min() >= gap * np.log(high / low)
+
+
+def table12(confident: float) -> pl.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for run, gain in (("grpo", 0.0), ("sparse", 0.0), ("trloo", 0.2)):
+        for task, base, is_covered in ((4, 0.5, 1), (5, 0.1, 0), (12, 0.5, 1)):
+            row = {"task_id": task, "is_covered": is_covered, "run": run, "reported_on": IN_BATCH}
+            for metric, rate in (("fast_1", base), ("fast_1_confident", confident)):
+                row |= {f"base_{metric}": rate, f"base_{metric}_low": 0.0, f"base_{metric}_high": 0.6}
+                row |= {f"adapted_{metric}": rate + gain * (metric == "fast_1")}
+                row |= {f"{metric}_delta_low": -0.1, f"{metric}_delta_high": 0.3}
+            rows.append(row)
+    return pl.DataFrame(rows)
+
+
+def test_runs_of_equal_rates_have_places_and_marks_of_their_own_in_figure_7() -> None:
+    (axis,) = figures.regime(table12(confident=0.0), 0.95).axes
+    drawn = marks(axis)
+    assert len({float(mark.get_xdata()[0]) for mark in drawn}) == len(drawn) == 9
+    assert len({(mark.get_color(), mark.get_marker()) for mark in drawn}) == 3
+    labels = [label.get_text() for label in axis.get_xticklabels()]
+    shown = {(labels[round(mark.get_xdata()[0])], float(mark.get_ydata()[0])) for mark in drawn}
+    assert shown == {("5", 0.1), ("5", 0.1 + 0.2), ("4", 0.5), ("4", 0.7), ("12", 0.5), ("12", 0.7)}
+
+
+def test_confident_success_has_a_panel_where_there_is_any() -> None:
+    assert len(figures.regime(table12(confident=0.1), 0.95).axes) == 2
+    without = figures.regime(table12(confident=0.0), 0.95)
+    assert "at most 60.0% before, difference at most 30.0 points" in without.get_suptitle()

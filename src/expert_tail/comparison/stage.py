@@ -113,9 +113,9 @@ def run(
     save(teaser.draw(made_tables["table4"], first, settings.confidence), output / "figure1")
     numbers = loops.numbers(load(rollouts, "rollouts", loops.ROLLOUTS), all_samples, made)
     save(loops.draw(numbers), output / "figure2")
-    save(figures.trajectories(made), output / "figure5")
+    save(figures.trajectories(made, made_tables["table4"], settings.confidence), output / "figure5")
     save(figures.correlation(correlations, settings.confidence), output / "figure6")
-    save(figures.regime(made_tables["table12"]), output / "figure7")
+    save(figures.regime(made_tables["table12"], settings.confidence), output / "figure7")
     log(
         f"comparison: {len(made_tables)} tables and 5 figures of {all_samples.height} samples and {len(made)} runs -> {output}"
     )
