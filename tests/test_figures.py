@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from expert_tail.comparison import figures, teaser
 from expert_tail.comparison.adapted import AT_BUDGET, BOA, FRESH, IN_BATCH
 from expert_tail.comparison.tables import BEST_OF_N
-from expert_tail.figure_style import GREY, speedup_ticks
+from expert_tail.figure_style import GREY, log_ticks
 
 TASKS = 5
 
@@ -96,7 +96,7 @@ def test_counts_of_figure_6_are_those_of_all_steps() -> None:
 def test_ticks_of_speedups_are_as_fine_as_their_distance_allows(
     low: float, high: float, gap: float, ticks: list[float]
 ) -> None:
-    found = speedup_ticks(low, high, gap)
+    found = log_ticks(low, high, gap)
     assert found == pytest.approx(ticks)
     assert np.diff(np.log(found)).min() >= gap * np.log(high / low)
 

@@ -20,6 +20,7 @@ from expert_tail.adaptation_tables.steps import load_steps
 from expert_tail.cli import main
 from expert_tail.pareto.adaptation import DRAW, FASTEST_ROLLOUT, of_run
 from expert_tail.pareto.costs import COSTS, beginnings, samplings, seconds_per_candidate
+from expert_tail.pareto.figure import AXES, draw
 from expert_tail.pareto.front import on_front
 from expert_tail.pareto.table import FRONT_COSTS
 from expert_tail.pareto.table import NAMES as VALUES
@@ -218,6 +219,19 @@ def only(table: pl.DataFrame, **keys: Any) -> Row:
     chosen = table.filter(*(pl.col(key) == value for key, value in keys.items()))
     assert chosen.height == 1
     return chosen.row(0, named=True)
+
+
+def test_figure_has_seconds_and_tokens_and_keeps_numbers_apart(table: pl.DataFrame) -> None:
+    figure = draw(table)
+    sets, costs = table["set"].n_unique(), ("seconds", "tokens_computed")
+    rows = [figure.axes[5 * i : 5 * i + 5] for i in range(sets)]
+    assert [axis.get_xlabel() for axis in rows[-1][:4]] == 2 * [AXES[cost] for cost in costs]
+    for axis in (axis for row in rows for axis in row[:4]):
+        numbers = [text for text in axis.texts if text.get_text().isdigit()]
+        assert len({text.get_text() for text in numbers}) == len(numbers) > 0
+        to_points = 72 / figure.dpi
+        at = [axis.transData.transform(text.xy) * to_points + text.get_position() for text in numbers]
+        assert all(np.hypot(*(one - other)) > 7 for one, other in combinations(at, 2))
 
 
 SECONDS = 18 / 10  # a candidate: twice 3 s for 2 by Best-of-N; 2 s for 1 in each of the six steps of the runs

@@ -36,11 +36,11 @@ STYLE: Any = {
 }
 WIDTH, DPI = 7.2, 200  # inches; 1440 pixels, twice the width of a README
 
-# Ticks of a decade of speedups, the finest first; all have 1.
+# Ticks of a decade, the finest first; all have 1.
 _TICKS = ((1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3))
 
 
-def speedup_ticks(low: float, high: float, gap: float) -> list[float]:
+def log_ticks(low: float, high: float, gap: float) -> list[float]:
     """Ticks of a log axis from `low` to `high`, as fine as can be with `gap` of its length between them."""
     needed = gap * np.log10(high / low)
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
@@ -57,7 +57,7 @@ def speedups_along_x(axis: Axes, low: float, high: float, gap: float) -> None:
     """Make x a log axis of speedups from `low` to `high`, with ticks at least `gap` of its length apart."""
     axis.set_xscale("log")
     axis.set_xlim(low, high)
-    axis.xaxis.set_major_locator(FixedLocator(speedup_ticks(low, high, gap)))
+    axis.xaxis.set_major_locator(FixedLocator(log_ticks(low, high, gap)))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{TIMES}"))
 
