@@ -210,7 +210,7 @@ def regime(table: pl.DataFrame, confidence: float) -> Figure:
 def _run_mark(i: int, **style: Any) -> Line2D:
     colour = COLOURS[i % len(COLOURS)]
     more: Any = {"linestyle": "none", "markersize": 5, "markeredgewidth": 0, "clip_on": False, "zorder": 4}
-    return Line2D([], [], color=colour, marker=_MARKERS[i % len(_MARKERS)], **more, **style)
+    return Line2D([], [], color=colour, marker=_MARKERS[i % len(_MARKERS)], **(more | style))
 
 
 def _regime_panel(axis: Axes, order: pl.DataFrame, tasks: pl.DataFrame, runs: list[str], metric: str) -> None:
@@ -220,12 +220,13 @@ def _regime_panel(axis: Axes, order: pl.DataFrame, tasks: pl.DataFrame, runs: li
         axis.fill_between([x - 0.42, x + 0.42], [low] * 2, [high] * 2, color=INK, alpha=0.12, linewidth=0)
         axis.plot([x - 0.42, x + 0.42], [row[f"base_{metric}"]] * 2, color=INK, linewidth=1.6, zorder=2)
     place = {task: x for x, task in enumerate(order["task_id"])}
+    size = float(np.clip(330 / (order.height * len(runs)), 2.5, 5))  # points: marks side by side, 330 in all
     for row in tasks.iter_rows(named=True):
         i = runs.index(row["run"])
         at = place[row["task_id"]] + 0.72 * ((i + 0.5) / len(runs) - 0.5)
         ends = np.clip([row[f"base_{metric}"] + row[f"{metric}_delta_{end}"] for end in ("low", "high")], 0, 1)
         axis.plot([at, at], ends, color=COLOURS[i % len(COLOURS)], linewidth=0.9, alpha=0.6, zorder=3)
-        mark = _run_mark(i)
+        mark = _run_mark(i, markersize=size)
         mark.set_data([at], [row[f"adapted_{metric}"]])
         axis.add_line(mark)
     _success_axis(axis)
