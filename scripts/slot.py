@@ -294,8 +294,9 @@ def unpack(parts: Sequence[Path], run: Path) -> None:
     if not parts:
         return
     reader = subprocess.Popen(["cat", *map(str, parts)], stdout=subprocess.PIPE)
+    safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # since Python 3.11.4
     with tarfile.open(fileobj=reader.stdout, mode="r|gz") as archive:
-        archive.extractall(run, filter="data")
+        archive.extractall(run, **safely)  # type: ignore[arg-type]
     reader.wait()
 
 

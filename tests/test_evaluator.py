@@ -313,7 +313,8 @@ def test_a_wrong_call_in_a_round_costs_that_candidate_alone(tmp_path: Path) -> N
         candidate(f"{late[:-14]} raise KeyError\n{FORWARD}"),
         candidate(top="#"),
     ]
-    with Evaluator(SETTINGS, tmp_path) as running:
+    settings = SETTINGS.model_copy(update={"replicates": 1})  # what looks faster by chance is not timed again
+    with Evaluator(settings, tmp_path) as running:
         found = running.evaluate([Candidate(TASK, source) for source in sources])
     assert [one.status for one in found] == ["correct", "incorrect", "runtime_error", "correct"]
     assert [one.trials for one in found] == [SETTINGS.max_pairs, 0, 0, SETTINGS.max_pairs]
@@ -559,7 +560,7 @@ def test_whole_numbers_must_be_equal() -> None:
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXPERT_TAIL_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "body.txt"
-    fast = ["--evaluator.min_pairs", "6", "--evaluator.max_pairs", "6", "--json"]
+    fast = ["--evaluator.min_pairs", "6", "--evaluator.max_pairs", "6", "--evaluator.replicates", "1", "--json"]
     for text, status in (("return A * s", "correct"), ("return A + s", "incorrect"), ("return A *", "compile_error")):
         file.write_text(text)
         arguments = ["evaluate", "--task", "5", "--candidate", str(file), "--action", "forward_body", *fast]
