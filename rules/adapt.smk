@@ -36,7 +36,7 @@ for _run in CONFIG.adaptation.runs:
         resources:
             mem_mb=growing(6000),
             runtime=growing(240),
-            gpu=gpus("policy", "evaluator"),
+            gpu=gpus("policy", "evaluator") * CONFIG.policy.processes,
             processes=CONFIG.policy.processes,
         params:
             code=_CODE,
@@ -67,6 +67,9 @@ rule best_of_adaptation:
         "artifacts/benchmarks/best_of_adaptation/{run}.tsv"
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         code=digest("best_of_adaptation"),
     shell:

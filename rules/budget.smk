@@ -48,6 +48,9 @@ rule budget_curve:
         "artifacts/benchmarks/budget_curve.tsv"
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(180),
     params:
         code=digest("budget_curve"),
         aggregate=flags("aggregate"),
@@ -82,6 +85,9 @@ rule selection_sensitivity:
         "artifacts/benchmarks/selection_sensitivity.tsv"
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         code=digest("selection_sensitivity"),
         aggregate=flags("aggregate"),
@@ -107,6 +113,9 @@ rule pareto:
         "artifacts/benchmarks/pareto.tsv"
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         code=digest("pareto"),
         aggregate=flags("aggregate"),

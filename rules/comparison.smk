@@ -40,8 +40,8 @@ rule comparison:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         code=digest("comparison"),
         policy=folder_of("policy"),
@@ -72,6 +72,9 @@ rule paper_vs_run:
         "artifacts/benchmarks/paper_vs_run.tsv"
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         code=digest("paper_vs_run"),
     shell:

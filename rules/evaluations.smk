@@ -51,6 +51,9 @@ if N_SHARDS > 1:
             "artifacts/benchmarks/gather_evaluations/{subset}/seed={seed}.tsv"
         conda:
             "../envs/cpu.yaml"
+        resources:
+            mem_mb=growing(2000),
+            runtime=growing(30),
         params:
             code=digest("gather_evaluations"),
         shell:

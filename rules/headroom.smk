@@ -47,6 +47,9 @@ rule headroom:
         "artifacts/benchmarks/headroom.tsv"
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         code=digest("headroom"),
     shell:

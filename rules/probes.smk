@@ -55,6 +55,9 @@ rule adaptation_tables:
         "artifacts/benchmarks/adaptation_tables.tsv"
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         code=digest("adaptation_tables"),
         aggregate=flags("aggregate"),

@@ -35,6 +35,9 @@ rule report_page:
         "artifacts/benchmarks/report_page.tsv"
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=growing(6000),
+        runtime=growing(60),
     params:
         code=digest("report_page"),
         aggregate=flags("aggregate"),

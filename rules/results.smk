@@ -26,6 +26,9 @@ rule aggregate:
         "artifacts/benchmarks/aggregate.tsv"
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         code=digest("aggregate"),
         aggregate=flags("aggregate"),

@@ -27,7 +27,7 @@ rule rlvr_train:
     resources:
         mem_mb=growing(6000),
         runtime=growing(240),
-        gpu=gpus("policy", "evaluator"),
+        gpu=gpus("policy", "evaluator") * CONFIG.policy.processes,
         processes=CONFIG.policy.processes,
     params:
         code=digest("rlvr_train", without=_WITHOUT),

@@ -14,6 +14,9 @@ rule select:
         "artifacts/benchmarks/select/{subset}/seed={seed}.tsv"
     conda:
         "../envs/cpu.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         code=digest("select"),
         select=flags("select"),

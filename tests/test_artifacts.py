@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from expert_tail import artifacts
@@ -29,6 +30,33 @@ def test_truncated_file_is_named_with_the_remedy(artifact: Path, read, keep: int
     artifact.write_bytes(artifact.read_bytes()[:keep])
     with pytest.raises(artifacts.ArtifactError, match=r"seed=42\.parquet is not a readable Parquet file.*remove it"):
         read(artifact)
+
+
+def test_a_flipped_bit_is_found_and_the_file_named(tmp_path: Path) -> None:
+    path = tmp_path / "seed=42.parquet"
+    artifacts.write(path, "logprobs", [ROW | {"sample": i, "nll": i / 7} for i in range(200)])
+    whole = path.read_bytes()
+    group = pq.read_metadata(path).row_group(0)
+    for i in range(group.num_columns):
+        chunk = group.column(i)
+        start = chunk.data_page_offset if chunk.dictionary_page_offset is None else chunk.dictionary_page_offset
+        last = start + chunk.total_compressed_size - 1  # of what the column's last page holds
+        for bit in range(8):
+            path.write_bytes(whole[:last] + bytes([whole[last] ^ 1 << bit]) + whole[last + 1 :])
+            with pytest.raises(artifacts.ArtifactError, match=r"seed=42\.parquet is not a readable Parquet file"):
+                artifacts.read(path, "logprobs")
+
+
+def test_damage_to_a_published_file_leaves_its_source(tmp_path: Path) -> None:
+    source, target = tmp_path / "state", tmp_path / "step=1"
+    source.mkdir()
+    (source / "adapter.safetensors").write_bytes(b"weights" * 100)
+    artifacts.publish(source, target)
+    with open(target / "adapter.safetensors", "rb+") as file:
+        file.truncate(10)
+    assert (source / "adapter.safetensors").read_bytes() == b"weights" * 100
+    artifacts.publish(source, target)
+    assert (target / "adapter.safetensors").read_bytes() == b"weights" * 100
 
 
 @pytest.mark.parametrize("read", READERS)

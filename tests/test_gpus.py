@@ -56,8 +56,8 @@ def test_one_gpu_or_none_is_shared_as_ever(tmp_path: Path, visible: str) -> None
 
 def threads_and_gpus(tmp_path: Path, *arguments: str) -> tuple[int, int]:
     """What the training job of a dry run asks for."""
-    command = ["snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path), "--dry-run"]
-    command += ["--cores", "8", *arguments, "--", "artifacts/rlvr/rollouts.parquet"]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path)]
+    command += ["--dry-run", "--cores", "8", *arguments, "--", "artifacts/rlvr/rollouts.parquet"]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
     asked = said.stdout.partition("rule rlvr_train:")[2]

@@ -1,6 +1,7 @@
 """The DAG itself: what reruns after which change, read from dry runs as data; and what a wrong configuration says."""
 
 import ast
+import re
 import subprocess
 import sys
 import time
@@ -95,6 +96,15 @@ def test_wrong_configuration_is_one_line_that_names_the_key(checkout: Path, conf
     assert [message in line for line in (done.stdout + done.stderr).splitlines()].count(True) == 1
     assert "Traceback" not in done.stdout + done.stderr
     assert not (checkout / "artifacts").exists()  # no job was started
+
+
+def test_every_job_that_a_cluster_runs_asks_for_memory_and_time(checkout: Path) -> None:
+    done = snakemake(checkout, "all", "-n", "--set-scatter", "evaluations=2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    jobs = re.findall(r"^rule (\w[\w-]*):\n((?: .*\n)+)", done.stdout, re.MULTILINE)
+    assert {"select", "gather_evaluations", "pareto", "report_page", "nll_probe"} <= {rule for rule, _ in jobs}
+    lacking = {rule for rule, said in jobs if not ("mem_mb=" in said and "runtime=" in said)}
+    assert lacking <= {"all", "tasks", "record_config"}  # these run where Snakemake does
 
 
 def test_parsing_imports_no_torch(checkout: Path) -> None:

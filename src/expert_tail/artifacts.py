@@ -207,13 +207,13 @@ def write(path: str | Path, kind: str, table: pa.Table | Sequence[dict[str, Any]
         raise ArtifactError(f"{path}: rows do not fit the schema of `{kind}`: {error}") from error
     table = table.replace_schema_metadata({"kind": kind, **provenance(), **notes})
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def read(path: str | Path, kind: str, columns: list[str] | None = None) -> pa.Table:
     """Read an artifact of `kind`; an `ArtifactError` says which file to remove or which rule to run."""
     with _readable(path):
-        table = pq.read_table(path, columns=columns)
+        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
     schema = SCHEMAS[kind]
     for name in columns or schema.names:
         if name not in table.column_names:
@@ -240,7 +240,7 @@ def _readable(path: str | Path) -> Iterator[None]:
         raise ArtifactError(f"{path} does not exist; run `snakemake {path}` to make it")
     try:
         yield
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path} is not a readable Parquet file ({error}); remove it and run again") from error
 
 
@@ -272,20 +272,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def publish(source: Path, target: Path, *, without: Collection[str] = ()) -> None:
-    """Give the files of the folder `source` to `target`, each whole or not at all.
+    """Copy the files of the folder `source` to `target`, each whole or not at all.
 
-    They are hard links where there are such, of today: Snakemake compares dates. So `source` must be a folder that it
-    does not watch.
+    No hard links: what damages the one file must leave the other, from which it is made again.
     """
     for file in sorted(source.iterdir()):
         if file.name in without:
             continue
         with replacing(target / file.name) as temporary:
-            try:
-                os.link(file, temporary)
-                os.utime(temporary)
-            except OSError:
-                shutil.copyfile(file, temporary)
+            shutil.copyfile(file, temporary)
 
 
 @contextmanager
