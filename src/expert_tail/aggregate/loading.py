@@ -3,14 +3,27 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
-from expert_tail.artifacts import ArtifactError
+from expert_tail.artifacts import ArtifactError, notes
 from expert_tail.errors import UserError
 from expert_tail.select.stage import AGAIN, KEYS, join_samples, load, refuse
 
 Cells = dict[tuple[str, int], Path]  # the file of each (subset, seed)
+
+
+class Spent(NamedTuple):
+    """What a job noted: seconds, and tokens that went through the model; None where an older version noted none."""
+
+    seconds: float | None
+    tokens: float | None
+
+
+def spent(path: Path) -> Spent:
+    noted = notes(path)
+    return Spent(*(float(noted[key]) if key in noted else None for key in ("seconds", "computed_tokens")))
 
 
 def cells_of(paths: Sequence[Path]) -> Cells:

@@ -6,9 +6,8 @@ from typing import Any
 
 import polars as pl
 
-from expert_tail import artifacts
 from expert_tail.adaptation_tables.trajectory import COMPUTED, SECONDS
-from expert_tail.aggregate.loading import cells_of
+from expert_tail.aggregate.loading import cells_of, spent
 from expert_tail.comparison.adapted import Adapted
 
 Row = dict[str, Any]
@@ -33,11 +32,10 @@ def noted(samples: Sequence[Path], evaluations: Sequence[Path]) -> pl.DataFrame:
     """
     judged, rows = cells_of(evaluations), []
     for (subset, seed), path in cells_of(samples).items():
-        sampling, evaluating = artifacts.notes(path), artifacts.notes(judged[subset, seed])
-        is_noted = "seconds" in sampling and "seconds" in evaluating
-        seconds = float(sampling["seconds"]) + float(evaluating["seconds"]) if is_noted else None
-        tokens = sampling.get("computed_tokens")
-        rows.append((subset, seed, None if tokens is None else float(tokens), seconds))
+        sampling, evaluating = spent(path), spent(judged[subset, seed])
+        is_known = sampling.seconds is not None and evaluating.seconds is not None
+        seconds = sampling.seconds + evaluating.seconds if is_known else None  # type: ignore[operator]
+        rows.append((subset, seed, sampling.tokens, seconds))
     schema = {"subset": pl.String, "seed": pl.Int64, "computed_tokens": pl.Float64, "seconds": pl.Float64}
     return pl.DataFrame(rows, schema, orient="row")
 

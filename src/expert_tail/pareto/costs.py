@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 
 from expert_tail import artifacts
+from expert_tail.aggregate.loading import Spent, spent
 from expert_tail.aggregate.statistics import pass_at_k
 
 COSTS = (
@@ -27,13 +28,6 @@ COSTS = (
     *("sampling_s", "scoring_s", "evaluating_s", "update_s", "seconds"),
 )
 PARTS = ("sampling_s", "scoring_s", "evaluating_s", "update_s")
-
-
-class Spent(NamedTuple):
-    """What a job noted: seconds, and tokens that went through the model; None where an older version noted none."""
-
-    seconds: float | None
-    tokens: float | None
 
 
 class Sampling(NamedTuple):
@@ -62,11 +56,6 @@ class Sampling(NamedTuple):
             "scoring_s": scoring.seconds,
             "update_s": 0.0,
         }
-
-
-def spent(path: Path) -> Spent:
-    noted = artifacts.notes(path)
-    return Spent(*(float(noted[key]) if key in noted else None for key in ("seconds", "computed_tokens")))
 
 
 def samplings(samples: Path, logprobs: Path) -> dict[int, Sampling]:
