@@ -36,6 +36,7 @@ from injection import (
 )
 
 from expert_tail import artifacts
+from expert_tail.evaluator.evaluator import GROUP
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]
 START = ROOT / "tests/slurm/start.sh"
@@ -277,8 +278,11 @@ def evaluate(world: World, *arguments: object, log: str = "snakemake.log") -> su
 
 
 def over_time(folder: Path) -> tuple[World, str]:
-    """Candidates that sleep, until the job has run for longer than its TimeLimit of one minute."""
-    world = sampled(folder, FAST[:3] + ASLEEP)
+    """Candidates that sleep, until the job has run for longer than its TimeLimit of one minute.
+
+    Those before them fill a group: within one, sleepers may come first, and take the whole minute.
+    """
+    world = sampled(folder, FAST[: GROUP["cpu"]] + ASLEEP)
     said = world.finish(evaluate(world, "--set-resources", "compile_and_time:runtime=1*attempt**3"))
     return world, said
 
@@ -286,7 +290,7 @@ def over_time(folder: Path) -> tuple[World, str]:
 def over_memory(folder: Path) -> tuple[World, str]:
     """400 MB at first, where torch alone needs more. SLURM without cgroups kills the job, and calls that a failure."""
     world = sampled(folder, FAST[:3])
-    said = world.finish(evaluate(world, "--set-resources", "compile_and_time:mem_mb=400*attempt**2"))
+    said = world.finish(evaluate(world, "--set-resources", "compile_and_time:mem_mb=400*attempt**4"))
     return world, said
 
 
@@ -390,8 +394,8 @@ def test_job_over_its_time_goes_on_with_more(scenarios: dict[str, Future[Any]]) 
     world, said = scenarios["over_time"].result()
     assert "SLURM status is: 'TIMEOUT'" in said
     assert states(world) == ["COMPLETED", "TIMEOUT"]
-    assert [row["status"] for row in world.rows()] == ["correct"] * 3 + ["timeout"] * 3
-    assert known(world) >= 3
+    assert [row["status"] for row in world.rows()] == ["correct"] * GROUP["cpu"] + ["timeout"] * 3
+    assert known(world) >= GROUP["cpu"]
 
 
 def test_job_over_its_memory_gets_more(scenarios: dict[str, Future[Any]]) -> None:
