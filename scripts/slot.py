@@ -13,6 +13,7 @@ import base64
 import csv
 import fnmatch
 import io
+import itertools
 import json
 import os
 import shutil
@@ -82,8 +83,7 @@ def main() -> None:
         make([*snakemake, "--until", "fetch_policy", "--", "all"], environment, deadline)
         unpack([part for folder in args.kept for part in sorted(folder.glob(f"{PART}*"))], run)
         started.touch()
-    # Jobs of different rules run at the same time where there are several GPUs: which of them kept one busy is not seen.
-    with watching_gpu(run / UTILISATION) if n_gpus == 1 else nullcontext():
+    with watching_gpus(run / UTILISATION) if n_gpus else nullcontext():
         for target in args.targets:
             has_time = make([*snakemake, "--", target], environment, deadline)
             write_utilisation(run)
@@ -174,12 +174,12 @@ def count_gpus() -> int:
 
 
 @contextmanager
-def watching_gpu(file: Path) -> Iterator[None]:
-    """Note once a second how busy the GPU is: time, percent, MiB."""
+def watching_gpus(file: Path) -> Iterator[None]:
+    """Note once a second how busy each GPU is: time, number, percent, MiB."""
     file.parent.mkdir(parents=True, exist_ok=True)
     query = [
         "nvidia-smi",
-        "--query-gpu=timestamp,utilization.gpu,memory.used",
+        "--query-gpu=timestamp,index,utilization.gpu,memory.used",
         "--format=csv,noheader,nounits",
         "-l",
         "1",
@@ -196,28 +196,47 @@ def watching_gpu(file: Path) -> Iterator[None]:
 
 
 def write_utilisation(run: Path) -> None:
-    """`BY_RULE`: for each rule that ran on a watched GPU its jobs, seconds, and how busy the GPU was: mean percent."""
-    watched = []
+    """`BY_RULE`: for each rule that ran on a watched GPU its jobs, seconds, and how busy the GPU was: mean percent.
+
+    Of several GPUs a job counts the one that its log names; jobs that took all of them, or none, are not told apart and left out.
+    """
+    watched: dict[str, list[tuple[float, int]]] = defaultdict(list)
     if (run / UTILISATION).exists():
         for line in (run / UTILISATION).read_text().splitlines():
             fields = [field.strip() for field in line.split(",")]
-            if len(fields) == 3 and fields[1].isdigit():  # not the line that a cut-off has left
-                watched.append((datetime.strptime(fields[0], "%Y/%m/%d %H:%M:%S.%f").timestamp(), int(fields[1])))
-    jobs: dict[str, dict[float, float]] = defaultdict(dict)  # each output has a record; those of one job end together
+            if len(fields) == 4 and fields[2].isdigit():  # not the line that a cut-off has left
+                at = datetime.strptime(fields[0], "%Y/%m/%d %H:%M:%S.%f").timestamp()
+                watched[fields[1]].append((at, int(fields[2])))
+    jobs: dict[str, dict[float, dict]] = defaultdict(dict)  # each output has a record; those of one job end together
     for record in (run / ".snakemake" / "metadata").glob("*"):
         noted = json.loads(record.read_text())
         if noted.get("starttime") and noted.get("endtime"):
-            jobs[noted["rule"]][noted["endtime"]] = noted["starttime"]
+            jobs[noted["rule"]][noted["endtime"]] = noted
     rows = []
-    for rule, spans in sorted(jobs.items()):
-        busy = [percent for at, percent in watched if any(start <= at <= end for end, start in spans.items())]
+    for rule, noted_jobs in sorted(jobs.items()):
+        seconds, busy = [], []
+        for end, noted in noted_jobs.items():
+            gpu = gpu_of_job(run, noted) if len(watched) > 1 else next(iter(watched), None)
+            seen = [percent for at, percent in watched.get(gpu or "", []) if noted["starttime"] <= at <= end]
+            if seen:
+                seconds.append(end - noted["starttime"])
+                busy += seen
         if busy:
-            seconds = sum(end - start for end, start in spans.items())
-            rows.append([rule, len(spans), round(seconds, 1), round(sum(busy) / len(busy), 1)])
+            rows.append([rule, len(seconds), round(sum(seconds), 1), round(sum(busy) / len(busy), 1)])
     if rows:
         (run / BY_RULE).parent.mkdir(exist_ok=True)
         with (run / BY_RULE).open("w", newline="") as stream:
             csv.writer(stream).writerows([["rule", "jobs", "seconds", "gpu_busy_percent"], *rows])
+
+
+def gpu_of_job(run: Path, noted: dict) -> str | None:
+    """The number of the GPU that a job claimed, as its log says in the first lines."""
+    for log in filter(Path.is_file, (run / name for name in noted.get("log") or [])):
+        with log.open(errors="replace") as lines:
+            for line in itertools.islice(lines, 10):
+                if line.startswith("on GPU "):
+                    return line.removeprefix("on GPU ").strip()
+    return None
 
 
 # --- packing --------------------------------------------------------------------------------------------------------
