@@ -76,6 +76,6 @@ def test_the_paper_is_what_gpt_oss_is_configured_for() -> None:
     assert config.prompt.template == "harmony"
 
 
-def test_a_spread_policy_is_one_process() -> None:
+def test_a_policy_in_shards_is_one_process() -> None:
     with pytest.raises(ValueError, match="leave `processes` at 1"):
-        PolicySettings(spread=True, processes=2)
+        PolicySettings(shards=2, processes=2)

@@ -13,18 +13,18 @@ from workflow_copies import ROOT
 
 HOLDER = """
 import os, sys
-from expert_tail.gpus import claim_gpu
-claim_gpu()
+from expert_tail.gpus import claim_gpus
+claim_gpus(int(sys.argv[1]))
 print(os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
 sys.stdin.read()
 """
 
 
 @contextmanager
-def job(tmp_path: Path, visible: str) -> Iterator[subprocess.Popen]:
+def job(tmp_path: Path, visible: str, count: int = 1) -> Iterator[subprocess.Popen]:
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": visible, "TMPDIR": str(tmp_path)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", HOLDER], env=environment, text=True, **pipes) as process:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(count)], env=environment, text=True, **pipes) as process:
         try:
             yield process
         finally:
@@ -41,11 +41,29 @@ def test_each_job_has_a_gpu_of_its_own_and_waits_for_one(tmp_path: Path) -> None
         assert {gpu_of(first), gpu_of(second)} == {"0", "GPU-5e"}
         with job(tmp_path, "0,GPU-5e") as third:
             assert third.stderr is not None
-            assert "waiting for one of the GPUs 0, GPU-5e" in third.stderr.readline()
+            assert "waiting for 1 of the GPUs 0, GPU-5e" in third.stderr.readline()
             second.kill()
             second.wait()
             assert gpu_of(third) in ("0", "GPU-5e")
             assert first.poll() is None
+
+
+def test_a_job_on_several_holds_none_while_it_waits_for_the_rest(tmp_path: Path) -> None:
+    with job(tmp_path, "0,1,2") as first, job(tmp_path, "0,1,2", 3) as second:
+        alone = gpu_of(first)
+        assert second.stderr is not None
+        assert "waiting for 3 of the GPUs 0, 1, 2" in second.stderr.readline()
+        with job(tmp_path, "0,1,2", 2) as third:
+            assert sorted([*gpu_of(third).split(","), alone]) == ["0", "1", "2"]
+        first.kill()
+        first.wait()
+        assert gpu_of(second) == "0,1,2"
+
+
+def test_more_than_there_are_is_an_error(tmp_path: Path) -> None:
+    with job(tmp_path, "0,1", 3) as process:
+        assert process.stderr is not None
+        assert "`policy.shards`: 3 GPUs were asked for, and 2 are visible here; lower it" in process.stderr.read()
 
 
 @pytest.mark.parametrize("visible", ["", "3"])
@@ -76,6 +94,8 @@ def threads_and_gpus(tmp_path: Path, *arguments: str) -> tuple[int, int]:
         (["--resources", "gpu=1"], (8, 1)),
         (["--resources", "gpu=2", "--config", "policy={device: cpu}", "evaluator={device: cpu}"], (8, 0)),
         (["--config", "policy={device: cuda}"], (8, 1)),
+        (["--config", "policy={device: cuda, shards: 4}"], (8, 4)),
+        (["--config", "policy={device: cuda, processes: 2}"], (8, 2)),
     ],
 )
 def test_jobs_on_gpus_share_the_cores(tmp_path: Path, arguments: list[str], expected: tuple[int, int]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -249,6 +250,50 @@ def test_logits_that_are_not_a_number_are_named(smollm2: Path, prompts: list[lis
     next(p for name, p in policy.model.named_parameters() if "lora_B" in name).data.fill_(math.nan)
     with engine_of_policy(policy, VLLM) as engine, pytest.raises(FloatingPointError, match="not finite"):
         engine.sample(prompts, 2, seeds=[1, 2], **OPTIONS)
+
+
+# --- shards --------------------------------------------------------------------------------------------------------
+
+SHARDS = VLLM.model_copy(update={"shards": 3, "kv_cache_gib": 0.2})  # SmolLM2 has 9 heads, and 3 for keys and values
+
+
+def test_a_policy_in_shards_draws_what_a_whole_one_draws(
+    smollm2: Path, adapter: Path, prompts: list[list[int]]
+) -> None:
+    with engine_of_checkpoint(smollm2, SHARDS, adapter) as engine:
+        titles = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+        drawn = engine.sample(prompts, 6, seeds=[1, 2], **OPTIONS)
+        again = engine.sample(prompts[1:], 3, seeds=[2], **OPTIONS)
+        computed = engine.computed_tokens
+    assert sum("Worker" in title for title in titles) == 3, titles
+    assert computed < sum(map(len, prompts)) * 6
+    assert tokens_of(again) == tokens_of(drawn)[6:9]
+    policy = load_policy(smollm2, TRANSFORMERS, adapter)
+    assert_likelihoods(policy, prompts, drawn)
+    with engine_of_checkpoint(smollm2, TRANSFORMERS, adapter) as whole:
+        ours = whole.sample(prompts, 6, seeds=[1, 2], **OPTIONS)
+    assert_same_but_for_ties(policy, prompts, [1, 2], OPTIONS["temperature"], ours, drawn)
+
+
+def test_shards_get_every_new_adapter_and_name_logits_that_are_not_a_number(
+    smollm2: Path, prompts: list[list[int]]
+) -> None:
+    policy = trained(smollm2, seed=1)
+    with engine_of_policy(policy, SHARDS) as engine:
+        assert_likelihoods(policy, prompts, engine.sample(prompts, 2, seeds=[1, 2], **OPTIONS))
+        change(policy, seed=2)
+        assert_likelihoods(policy, prompts, engine.sample(prompts, 2, seeds=[1, 2], **OPTIONS))
+        next(p for name, p in policy.model.named_parameters() if "lora_B" in name).data.fill_(math.nan)
+        with pytest.raises(FloatingPointError, match="not finite"):
+            engine.sample(prompts, 2, seeds=[1, 2], **OPTIONS)
+
+
+def test_shards_that_do_not_divide_the_policy_are_named(smollm2: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"vLLM cannot serve .*divisib.*`policy\.shards` 2"),
+        engine_of_checkpoint(smollm2, VLLM.model_copy(update={"shards": 2})),
+    ):
+        pass
 
 
 # --- stages --------------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from expert_tail import __version__
-from expert_tail.errors import UserError
-from expert_tail.gpus import claim_gpu
+from expert_tail.errors import UserError, is_out_of_memory
+from expert_tail.gpus import claim_gpus
 from expert_tail.progress import is_first_process, log, log_quietly, log_to
 
 
@@ -40,6 +40,10 @@ class Stage:
 
 
 _TRAINS = ("rlvr_train", "adapt")  # stages that several processes may run together
+_NO_MEMORY = (
+    "out of memory: `policy.shards` divides the policy over GPUs, `policy.dtype: bfloat16` halves it, fewer rollouts or "
+    "`max_tokens` need less beside it; what is finished is kept, so run the same command again"
+)
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _POLICY = {
     "prompt": ("prompt", "expert_tail.policy.settings:PromptSettings"),
@@ -313,6 +317,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _discard_output()
             return 1
         log_quietly(traceback.format_exc())
+        if is_out_of_memory(error):
+            log(f"expert-tail {given.command}: {' '.join(str(error).split())[:300]}\n{_NO_MEMORY}")
+            return 1
         raise
     return 0
 
@@ -373,11 +380,10 @@ def _run_stage(given: argparse.Namespace) -> None:
     }
     for name in (*stage.paths, *stage.optional, *stage.lists, *stage.values, *stage.options):
         arguments[name] = getattr(given, name)
-    # Several processes divide the GPUs among themselves, and a policy that is spread takes them all.
-    runtime = arguments.get("runtime")
-    takes_all = given.processes > 1 or (runtime and runtime.spread)
-    if not takes_all and any(getattr(value, "device", "cpu") != "cpu" for value in arguments.values()):
-        claim_gpu()
+    # Several processes divide the GPUs among themselves.
+    if given.processes == 1 and any(getattr(value, "device", "cpu") != "cpu" for value in arguments.values()):
+        runtime = arguments.get("runtime")
+        claim_gpus(runtime.shards if runtime and runtime.device != "cpu" else 1)
     importlib.import_module(f"expert_tail.{stage.name}.stage").run(**arguments)
 
 

@@ -50,9 +50,7 @@ def plan(
     total = Estimate()
     for *_, estimate in rows.values():
         total = total.plus(estimate)
-    gpus = config.policy.processes if chosen != "cpu" else 0
-    if chosen != "cpu" and config.policy.spread:
-        gpus = -(-int(estimator.memory()["all"].high) // int(70e9))
+    gpus = config.policy.processes * config.policy.shards if chosen != "cpu" else 0
     return {
         "target": target,
         "device": chosen,

@@ -44,7 +44,8 @@ def load_policy(
 
     An adapter that is not to be trained is merged into float32 weights, which is faster and exact to rounding; in
     bfloat16, where rounding would swallow it, it stays beside them. MXFP4 weights (GPT-OSS) are expanded to the dtype: no
-    gradient passes through their own kernels. With `runtime.spread` layers lie on all GPUs, as Accelerate places them.
+    gradient passes through their own kernels. With several `runtime.shards` layers lie
+    on all visible GPUs, as Accelerate places them.
     """
     folder, device = Path(folder), device_of(runtime)
     tokenizer, stop_ids = load_tokenizer(folder)
@@ -56,7 +57,7 @@ def load_policy(
             config=config,
             dtype=dtype,
             attn_implementation=_attention(config),
-            device_map="auto" if runtime.spread and device.type == "cuda" else {"": device},
+            device_map="auto" if runtime.shards > 1 and device.type == "cuda" else {"": device},
             quantization_config=_expanded(config),
             local_files_only=True,
         )

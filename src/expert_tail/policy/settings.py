@@ -22,12 +22,14 @@ class RuntimeSettings(Settings):
         "auto", description="what samples; auto: vllm where it is installed and there is a GPU, else transformers"
     )
     kv_cache_gib: float = Field(
-        2.0, gt=0, description="vllm: memory for keys and values, GiB; its copy of the weights takes more"
+        2.0, gt=0, description="vllm: memory for keys and values, GiB on each GPU; its copy of the weights takes more"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and activations")
-    spread: bool = Field(
-        False, description="layers over all GPUs of the machine, for a policy larger than one (transformers engine)"
+    shards: Count = Field(
+        1,
+        description="GPUs that one process divides the policy over, for one that is larger than a GPU: layer by layer "
+        "(transformers), or every weight (vllm: tensor parallel)",
     )
 
 
@@ -39,8 +41,8 @@ class PolicySettings(FetchSettings, RuntimeSettings):
 
     @model_validator(mode="after")
     def _places(self) -> "PolicySettings":
-        if self.spread and self.processes > 1:
-            raise ValueError("`spread` gives all GPUs to one process; leave `processes` at 1")
+        if self.shards > 1 and self.processes > 1:
+            raise ValueError("`shards` divides the policy of one process; leave `processes` at 1")
         return self
 
 

@@ -5,7 +5,8 @@ a logits processor, vLLM's interface for changing logits, draws each token from 
 takes both log-probs and the entropy from the same logits, and leaves vLLM nothing to choose but that token. The same seeds
 therefore give the same samples under both engines, whatever else is in the batch, as far as the logits agree.
 
-The engine runs in this process, on one device. Import this module where vLLM is installed only.
+The engine runs in this process, on one device, or with a worker process for each of several shards of the policy (tensor
+parallel). Import this module where vLLM is installed only.
 """
 
 import hashlib
@@ -14,27 +15,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-import torch
-
 from expert_tail.errors import UserError
 from expert_tail.policy.load import check_adapter, device_of
 from expert_tail.policy.settings import RuntimeSettings
-from expert_tail.policy.token_draws import Completion, TokenDraws, check_request
+from expert_tail.policy.token_draws import Completion, check_request
 from expert_tail.progress import Advance
 
-# Read when vLLM is imported or started. The logits processor must be in this process, and of the first model runner's kind.
+# Read when vLLM is imported or started. The scheduler is to be in this process; the logits processor is of the first model
+# runner's kind.
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "CRITICAL")  # what fails is raised
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # or it wants a NUMA node for each shard
 
 import vllm
 from vllm import EngineArgs, LLMEngine, SamplingParams
 from vllm.config.lora import MaxLoRARanks
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
-from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+
+from expert_tail.policy.vllm_drawing import Drawing, Drawn, begin, end
 
 RANKS = sorted(get_args(MaxLoRARanks))  # that vLLM has kernels for
 CPU_BLOCK = 32  # tokens of a cached block; its default on a CPU, 128, would leave much of a prompt to each sample
@@ -61,7 +62,6 @@ class VllmEngine:
         self._folder, self._runtime, self._stop_ids = folder, runtime, list(stop_ids)
         self._adapter_now = adapter_now
         self._lora: LoRARequest | None = None
-        self._draws: TokenDraws | None = None
         self._engine = self._start()
         self._positions = getattr(self._engine.model_config.hf_text_config, "max_position_embeddings", None)
 
@@ -86,16 +86,22 @@ class VllmEngine:
                     enable_prefix_caching=True,
                     enforce_eager=on_cpu,  # compiling would take longer than it saves
                     async_scheduling=False,  # a token is drawn when those before it are known
-                    logits_processors=[_drawing(lambda: self._draws)],
+                    logits_processors=[Drawing],
+                    tensor_parallel_size=self._runtime.shards,
+                    distributed_executor_backend="mp" if self._runtime.shards > 1 else "uni",
                     disable_log_stats=True,
                     use_tqdm_on_load=False,
                     **lora,
                 )
             )
-        except (ValueError, torch.OutOfMemoryError) as error:
+        except (
+            ValueError,
+            RuntimeError,
+        ) as error:  # of workers in processes of their own vLLM passes on no more than that
             raise UserError(
-                f"vLLM cannot serve {self._folder}: {_brief(error)}; `policy.kv_cache_gib` is {self._runtime.kv_cache_gib:g}: "
-                "change it if memory is the matter, else set `policy.engine` to transformers"
+                f"vLLM cannot serve {self._folder}: {_brief(error)}; `policy.kv_cache_gib` is {self._runtime.kv_cache_gib:g}, "
+                f"`policy.shards` {self._runtime.shards}: change them if memory or divisibility is the matter, else set "
+                "`policy.engine` to transformers"
             ) from error
 
     def _rank(self, adapter: Path) -> int:
@@ -126,9 +132,11 @@ class VllmEngine:
                 f"a prompt with `max_tokens` has {longest} tokens, and vLLM's cache of {self._runtime.kv_cache_gib:g} GiB holds "
                 f"{held}; raise `policy.kv_cache_gib`"
             )
-        self._draws = TokenDraws(prompts, n, seeds, self._stop_ids, temperature, max_tokens)
         lora = self._current_lora()
+        request = (prompts, n, seeds, self._stop_ids, temperature, max_tokens)
+        self._engine.collective_rpc(begin, args=request)
         left = {str(s) for s in range(len(prompts) * n)}
+        taken: dict[int, list[int]] = {}
         try:
             for s in range(len(left)):
                 prompt, params = {"prompt_token_ids": list(prompts[s // n])}, self._params(s, max_tokens)
@@ -136,14 +144,14 @@ class VllmEngine:
             while self._engine.has_unfinished_requests():
                 done = [output for output in self._engine.step() if output.finished]
                 for output in done:
-                    self._account(int(output.request_id), output)
+                    taken[int(output.request_id)] = self._account(output)
                     left.remove(output.request_id)
                 if advance is not None and done:
                     advance(len(done))
-            return self._draws.completions()
         finally:
             self._engine.abort_request(sorted(left))  # of a call that failed
-            self._draws = None
+            drawn = self._engine.collective_rpc(end)
+        return self._checked(drawn, taken)
 
     def _params(self, sample: int, max_tokens: int) -> SamplingParams:
         """Of the one token that is left to choose from, vLLM takes the likeliest."""
@@ -156,12 +164,27 @@ class VllmEngine:
             extra_args={"sample": sample},
         )
 
-    def _account(self, sample: int, output: Any) -> None:
+    def _account(self, output: Any) -> list[int]:
+        """The tokens of a finished request; those that went through the model are counted."""
         tokens = list(output.outputs[0].token_ids)
-        if self._draws is None or tokens != self._draws.tokens_of(sample):
-            raise RuntimeError(f"vLLM {vllm.__version__} did not take the tokens that were drawn for sample {sample}")
         # The last token is drawn and not run.
         self.computed_tokens += len(output.prompt_token_ids) - (output.num_cached_tokens or 0) + len(tokens) - 1
+        return tokens
+
+    def _checked(self, drawn: Sequence[Drawn], taken: dict[int, list[int]]) -> list[list[Completion]]:
+        """What the first worker drew, if the others drew the same and vLLM took it."""
+        first, *others = drawn
+        if first.failure is not None:
+            raise FloatingPointError(first.failure)
+        if any(other.checksum != first.checksum for other in others):
+            raise RuntimeError(f"the {len(drawn)} shards of vLLM {vllm.__version__} drew different tokens")
+        completions = first.completions or []
+        for sample, one in enumerate(one for of_prompt in completions for one in of_prompt):
+            if one.token_ids != taken[sample]:
+                raise RuntimeError(
+                    f"vLLM {vllm.__version__} did not take the tokens that were drawn for sample {sample}"
+                )
+        return completions
 
     @property
     def adapter_name(self) -> str | None:
@@ -197,44 +220,3 @@ class VllmEngine:
 
 def _brief(error: BaseException) -> str:
     return " ".join(str(error).split())[:400]
-
-
-def _drawing(current: Callable[[], TokenDraws | None]) -> type[LogitsProcessor]:
-    """A logits processor that draws for the requests of `current()`. vLLM makes the instance itself, from the class."""
-
-    class Drawing(LogitsProcessor):
-        def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-            self.requests: dict[int, tuple[int, list[int]]] = {}  # row: sample, its tokens so far (vLLM's own list)
-
-        def is_argmax_invariant(self) -> bool:
-            return False
-
-        def update_state(self, batch_update: BatchUpdate | None) -> None:
-            if batch_update is None:
-                return
-            for row in batch_update.removed:
-                self.requests.pop(row, None)
-            for row, params, _, tokens in batch_update.added:
-                self.requests[row] = (params.extra_args["sample"], tokens)
-            for one, other, direction in batch_update.moved:
-                moved, replaced = self.requests.pop(one, None), self.requests.pop(other, None)
-                if moved is not None:
-                    self.requests[other] = moved
-                if replaced is not None and direction == MoveDirectionality.SWAP:
-                    self.requests[one] = replaced
-
-        def apply(self, logits: torch.Tensor) -> torch.Tensor:
-            draws = current()
-            if draws is None or not self.requests:
-                return logits
-            row_A = np.array(sorted(self.requests), dtype=np.int64)
-            sample_A = np.array([self.requests[row][0] for row in row_A.tolist()], dtype=np.int64)
-            # A prompt that is run in parts, or again after its blocks were taken, has drawn in vain: vLLM's count holds.
-            draws.rewind(sample_A, np.array([len(self.requests[row][1]) for row in row_A.tolist()], dtype=np.int64))
-            draws.draw(logits, row_A, sample_A)
-            chosen_A = torch.from_numpy(draws.last_token(sample_A)).to(logits.device)
-            logits.fill_(-torch.inf)
-            logits[torch.from_numpy(row_A).to(logits.device), chosen_A] = 0.0
-            return logits
-
-    return Drawing
