@@ -36,7 +36,7 @@ for _run in CONFIG.adaptation.runs:
         resources:
             mem_mb=growing(6000),
             runtime=growing(240),
-            gpu=gpus("policy", "evaluator") * CONFIG.policy.processes,
+            gpu=gpus("policy", "evaluator", processes=CONFIG.policy.processes),
             processes=CONFIG.policy.processes,
         params:
             code=_CODE,
@@ -49,7 +49,7 @@ for _run in CONFIG.adaptation.runs:
             runtime=flags("policy", RuntimeSettings),
             evaluator=flags("evaluator"),
         shell:
-            "expert-tail --log {log} --processes {resources.processes} adapt"
+            "{EXPERT_TAIL} --log {log} --processes {resources.processes} adapt"
             " --tasks {input.tasks} --policy {params.policy} --adapter {params.adapter}"
             " --state {params.folder}/state --output {params.folder}"
             " {params.run} {params.sampling} {params.prompt} {params.runtime} {params.evaluator}"
@@ -73,5 +73,5 @@ rule best_of_adaptation:
     params:
         code=digest("best_of_adaptation"),
     shell:
-        "expert-tail --log {log} best_of_adaptation --evaluations {input.evaluations}"
+        "{EXPERT_TAIL} --log {log} best_of_adaptation --evaluations {input.evaluations}"
         " --output artifacts/adapt/{wildcards.run}/boa"

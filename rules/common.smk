@@ -1,4 +1,8 @@
-# Requires: the loaded `config`. Gives: CONFIG (checked), flags() and digest() for params, names of subsets and seeds.
+# Requires: the loaded `config`. Gives: CONFIG (checked), EXPERT_TAIL for shell commands, flags() and digest() for params,
+# names of subsets and seeds.
+
+import shlex
+import sys
 
 from snakemake.exceptions import WorkflowError
 
@@ -14,6 +18,11 @@ except UserError as error:
 
 if workflow.is_main_process:  # not in the jobs that it starts
     remove_stale_lock(Path(".snakemake"))
+
+# Jobs run the package beside this file, with the Python that runs this, or with their environment's own where they have one.
+_PYTHON = "python" if workflow.deployment_settings.deployment_method else shlex.quote(sys.executable)
+_SOURCE = shlex.quote(str(Path(workflow.basedir) / "src"))
+EXPERT_TAIL = f"PYTHONPATH={_SOURCE}${{PYTHONPATH:+:$PYTHONPATH}} {_PYTHON} -m expert_tail"
 
 TASKS = f"artifacts/tasks/{CONFIG.suite}.parquet"
 POLICY = f"artifacts/policy/{CONFIG.policy.name}"
@@ -45,15 +54,18 @@ def growing(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
-def gpus(*sections):
-    """GPUs that a job asks for: one if a section names `cuda`, or `auto` where `--resources gpu=N` offers some."""
+def gpus(*sections, processes=1):
+    """GPUs that a job asks for, if a section names `cuda`, or `auto` where `--resources gpu=N` offers some: one, or one for
+    each of its processes and each shard of the policy."""
     wanted = ("cuda", "auto") if OFFERED_GPUS else ("cuda",)
-    return int(any(getattr(CONFIG, section).device in wanted for section in sections))
+    named = [section for section in sections if getattr(CONFIG, section).device in wanted]
+    return processes * CONFIG.policy.shards if "policy" in named else len(named)
 
 
 def cores(*sections):
     """Threads of a job that leaves no core to others; where there are several GPUs, to others on its own GPU."""
-    return max(1, workflow.cores // max(1, OFFERED_GPUS * gpus(*sections)))
+    wanted = gpus(*sections)
+    return max(1, workflow.cores // max(1, OFFERED_GPUS // wanted if wanted else 1))
 
 
 def half_the_cores(*sections):

@@ -27,7 +27,7 @@ rule rlvr_train:
     resources:
         mem_mb=growing(6000),
         runtime=growing(240),
-        gpu=gpus("policy", "evaluator") * CONFIG.policy.processes,
+        gpu=gpus("policy", "evaluator", processes=CONFIG.policy.processes),
         processes=CONFIG.policy.processes,
     params:
         code=digest("rlvr_train", without=_WITHOUT),
@@ -38,7 +38,7 @@ rule rlvr_train:
         runtime=flags("policy", RuntimeSettings),
         evaluator=flags("evaluator"),
     shell:
-        "expert-tail --log {log} --processes {resources.processes} rlvr_train"
+        "{EXPERT_TAIL} --log {log} --processes {resources.processes} rlvr_train"
         " --tasks {input.tasks} --policy {params.policy} --state artifacts/rlvr/state"
         " --checkpoints artifacts/rlvr/checkpoints --output {output.rollouts}"
         " {params.rlvr} {params.lora} {params.prompt} {params.runtime} {params.evaluator}"

@@ -18,4 +18,4 @@ rule tasks:
         code=digest("tasks"),
         tasks=flags("tasks"),
     shell:
-        "expert-tail --log {log} tasks --output {output} {params.tasks}"
+        "{EXPERT_TAIL} --log {log} tasks --output {output} {params.tasks}"

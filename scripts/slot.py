@@ -101,7 +101,7 @@ def main() -> None:
 
 def install(staged: Sequence[Path], folder: Path) -> dict[str, str]:
     """Install the wheels below `folder`, once; the environment in which Snakemake finds them, the package and the policy."""
-    site, wheels, commands = folder / "site", folder / "wheels", folder / "bin"
+    site, wheels = folder / "site", folder / "wheels"
     if not site.exists():
         shutil.rmtree(wheels, ignore_errors=True)
         wheels.mkdir(parents=True)
@@ -118,14 +118,9 @@ def install(staged: Sequence[Path], folder: Path) -> dict[str, str]:
         if libraries:
             subprocess.run([*pip, "--upgrade", "--target", f"{site}.tmp", *libraries], check=True)
         os.rename(f"{site}.tmp", site)
-        commands.mkdir(exist_ok=True)
-        command = commands / "expert-tail"
-        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m expert_tail "$@"\n')
-        command.chmod(0o755)
     paths = [str(site), str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),
-        "PATH": f"{commands}{os.pathsep}{site / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "EXPERT_TAIL_DOWNLOADS": str(wheels),
         "HF_HUB_OFFLINE": "1",
     }
