@@ -16,6 +16,7 @@ from injection import expert_tail, kill_9, started
 from injection import run as run_command
 
 from expert_tail import artifacts
+from expert_tail.adapt.objectives import entropic
 from expert_tail.adapt.settings import AdaptationSettings, Run
 from expert_tail.adapt.stage import run as adapt
 from expert_tail.adapt.teacher import INSTRUCTION, Attempt, feedback_block, hindsight, without_code
@@ -24,10 +25,12 @@ from expert_tail.best_of_adaptation.stage import run as best_of_adaptation
 from expert_tail.cli import main
 from expert_tail.errors import UserError
 from expert_tail.evaluator.settings import EvaluatorSettings
+from expert_tail.policy.draw import prompts_of
 from expert_tail.policy.load import add_lora, load_policy, save_adapter
 from expert_tail.policy.settings import DrawSettings, LoraSettings, PromptSettings, RuntimeSettings
 from expert_tail.tasks.settings import TaskSettings
 from expert_tail.tasks.stage import run as write_tasks
+from expert_tail.tasks.stage import tasks_of
 
 RUNTIME, PROMPT = RuntimeSettings(device="cpu"), PromptSettings()
 EVALUATOR = EvaluatorSettings(correctness_trials=1, min_pairs=6, max_pairs=6)
@@ -199,8 +202,24 @@ def test_single_task_penalised_entropic_run(world: World, tmp_path: Path) -> Non
     assert {row["task_id"] for row in start} == {5}
     assert all(row["token_advantages"] is None for row in start), "at the start there is nothing to stay near to"
     assert rows(output, 1, "account")[0]["teacher_tokens"] > 0
+    policy, (task,) = load_policy(world.policy, RUNTIME, world.adapter), tasks_of(world.tasks, "pair")[:1]
+    (prompt,) = prompts_of(policy.tokenizer, [task], PROMPT)
+    for row, weight in zip(after, entropic([row["reward"] for row in after]), strict=True):
+        ids = torch.tensor([[*prompt, *row["token_ids"]]])
+        logits = policy.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].double() / DRAWS.temperature
+        start_T = logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0].tolist()
+        expected = [weight - 0.1 * (now - at) for now, at in zip(row["sampled_logprobs"], start_T, strict=True)]
+        assert row["token_advantages"] == pytest.approx(expected, abs=1e-4)
     if any(row["advantage"] for row in start):
         assert any(len(set(row["token_advantages"])) > 1 for row in after)
+
+
+def test_sparse_rewards_are_one_above_the_threshold(world: World, grpo: Path, tmp_path: Path) -> None:
+    speedups = sorted({row["speedup"] for row in rows(grpo, 0, "evaluations")})
+    assert len(speedups) > 1, "all speedups are equal, so that this test shows nothing"
+    world.adapt(tmp_path / "sparse", reward="sparse", threshold=speedups[-2], steps=0)
+    found = {(row["speedup"], row["reward"]) for row in rows(tmp_path / "sparse", 0, "rollouts")}
+    assert found == {(speedup, float(speedup == speedups[-1])) for speedup in speedups}
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------
@@ -243,6 +262,23 @@ def test_adapter_of_another_policy_is_refused(world: World, tmp_path: Path) -> N
     (foreign / "policy.json").write_text(json.dumps({"name": "other-7b", "weights": "abc"}))
     with pytest.raises(UserError, match="adapts other weights of other-7b than those of smollm2"):
         world.adapt(tmp_path / "run", adapter=foreign)
+
+
+def test_wrong_input_after_a_first_step_leaves_the_trajectory(world: World, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    world.adapt(output, steps=0)
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    command = world.command(output, Run(subset="pair", rollouts=4, steps=1, lr=1e-3))
+    named = run_command([*command, "--run.objective=gropo"], world.cache)
+    assert named.returncode == 1
+    assert "unknown objective `gropo`; did you mean `grpo`?" in named.stderr
+    foreign = shutil.copytree(world.adapter, tmp_path / "foreign" / "step=4")
+    (foreign / "policy.json").write_text(json.dumps({"name": "other-7b", "weights": "abc"}))
+    with pytest.raises(UserError, match="adapts other weights of other-7b"):
+        world.adapt(output, adapter=foreign)
+    assert {path: path.read_bytes() for path in before} == before
+    world.adapt(output, steps=1)
+    assert len(rows(output, 1, "rollouts")) == 8
 
 
 def test_task_that_is_not_there_is_named(world: World, tmp_path: Path) -> None:

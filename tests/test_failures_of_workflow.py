@@ -5,6 +5,8 @@ import csv
 import json
 import os
 import platform
+import re
+import shutil
 import signal
 import subprocess
 import time
@@ -133,6 +135,40 @@ def test_killed_training_draws_what_an_uninterrupted_one_draws(project: Project,
     killed, uninterrupted = (artifacts.read(at / ROLLOUTS, "rollouts", columns) for at in (project.folder, whole))
     assert any(killed["advantage"].to_pylist()), "nothing was learnt, so that this test shows nothing"
     assert killed.to_pylist() == uninterrupted.to_pylist()
+
+
+def test_diverging_adaptation_fails_alone_and_keeps_its_trajectory(project: Project) -> None:
+    runs = {"wild": {"objective": "sdpo_prompt", "task": 19, "lr": 1e30, "steps": 2, "rollouts": 2}}
+    config = project.config.with_name("wild.yaml")
+    config.write_text(json.dumps({"adaptation": {"runs": runs, "only": ["wild"]}}))
+    target = "artifacts/adapt/wild/step=2/rollouts.parquet"
+    done = run(snakemake(project.folder, target, "--configfile", project.config, config), project.cache)
+    assert done.returncode == 1
+    said = " ".join(done.stderr.split())
+    assert re.search(r"wild step 1: .*not finite.*lower `lr`; step 0 is kept in \S*artifacts/adapt/wild/state/", said)
+    (kept,) = (project.folder / "artifacts/adapt/wild/state").glob("*/step=*")
+    assert kept.name == "step=0000"
+    assert len(artifacts.read(kept / "rollouts.parquet", "adapt_rollouts")) == 2
+
+
+def test_damaged_state_is_named_and_training_goes_on_from_the_step_before(project: Project, tmp_path: Path) -> None:
+    folder = shutil.copytree(project.folder, tmp_path / "run")
+    (last,) = (folder / "artifacts/rlvr/state").glob("*/step=0002")
+    weights = last / "adapter/adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    config = tmp_path / "longer.yaml"
+    config.write_text(json.dumps({"rlvr": {"steps": 4, "checkpoints": [3, 4]}}))
+    command = snakemake(folder, ROLLOUTS, "--configfile", project.config, config)
+    refused = run(command, project.cache)
+    assert refused.returncode == 1
+    said = " ".join(refused.stderr.split())
+    assert "adapter_model.safetensors is truncated" in said
+    assert f"remove {last.relative_to(folder)} and run again, which goes on after the step before it" in said
+    shutil.rmtree(last)
+    done = run(command, project.cache)
+    assert done.returncode == 0, done.stderr[-5000:]
+    only_line(done.stderr, "rlvr_train: going on after step 1")
 
 
 def test_broken_references_cost_no_other_task_its_rows(project: Project) -> None:

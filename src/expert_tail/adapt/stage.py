@@ -143,8 +143,8 @@ class _Trajectory:
                 self._write(folder, "fresh_evaluations", "adapt_evaluations", fresh[1])
             self._write(folder, "account", "accounts", [account])
             save_optimizer(self.adaptation.optimizer, folder)
-        if step > 0:
-            (self.steps[step - 1] / OPTIMIZER).unlink(missing_ok=True)
+        if step > 1:
+            (self.steps[step - 2] / OPTIMIZER).unlink(missing_ok=True)
         self._publish(step)
 
     def _write(self, folder: Path, name: str, kind: str, rows: list[Row]) -> None:

@@ -162,10 +162,10 @@ class _Trained(Steps):
             artifacts.write(folder / "rollouts.parquet", "rollouts", rows)
             save_adapter(policy, folder / "adapter")
             save_optimizer(optimizer, folder)
-        if step > 0:
-            (self[step - 1] / OPTIMIZER).unlink(missing_ok=True)
-            if step not in keep:  # step - 1 left the adapter of checkpoint `step`
-                shutil.rmtree(self.adapter(step - 1), ignore_errors=True)
+        if step > 1:
+            (self[step - 2] / OPTIMIZER).unlink(missing_ok=True)
+            if step - 1 not in keep:  # step - 2 left the adapter of checkpoint `step - 1`
+                shutil.rmtree(self.adapter(step - 2), ignore_errors=True)
 
     def rollouts(self, steps: int) -> pa.Table:
         return pa.concat_tables(artifacts.read(self[n] / "rollouts.parquet", "rollouts") for n in range(steps))

@@ -1,7 +1,11 @@
-"""The finished steps of a run on disk: each appears whole or not at all, so that a killed run goes on after its last one."""
+"""The finished steps of a run on disk: each appears whole or not at all, so that a killed run goes on after its last one.
+
+What only the next update needs is kept of the last two steps: if something else damages the last, the one before it is there.
+"""
 
 import hashlib
 import os
+import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +19,7 @@ from expert_tail import artifacts
 from expert_tail.code_digest import code_digest
 from expert_tail.errors import UserError
 from expert_tail.policy.load import Policy
+from expert_tail.policy.weights import check_weights
 
 OPTIMIZER = "optimizer.pt"
 
@@ -60,12 +65,21 @@ def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
 
 
 def restore(policy: Policy, optimizer: torch.optim.Optimizer, adapter: Path, state: Path) -> None:
-    """Put the weights of the folder `adapter` and the optimiser state of the folder `state` back into place."""
+    """Put the weights of the folder `adapter` and the optimiser state of the step's folder `state` back into place.
+
+    A file of them that is not whole is a `UserError`.
+    """
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
+    remedy = f"remove {state} and run again, which goes on after the step before it"
+    check_weights(adapter, remedy)
     set_peft_model_state_dict(policy.model, load_file(adapter / "adapter_model.safetensors"))
-    optimizer.load_state_dict(torch.load(state / OPTIMIZER, weights_only=True))
+    try:
+        kept = torch.load(state / OPTIMIZER, weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{state / OPTIMIZER} is missing or damaged ({type(error).__name__}); {remedy}") from error
+    optimizer.load_state_dict(kept)
 
 
 def run_digest(stage: str, *parts: BaseModel | Path | str) -> str:
