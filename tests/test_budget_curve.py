@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_aggregate import ONE_42, ONE_43, TWO_42, Verdict, World, correct, edit, wrong
 
-from expert_tail.aggregate.loading import cells_of, task_sets
+from expert_tail.aggregate.loading import cells_of
 from expert_tail.aggregate.statistics import expected_best, pass_at_k
+from expert_tail.aggregate.task_sets import task_sets
 from expert_tail.budget_curve.pipeline import (
     OUTCOMES,
     RANKINGS,
@@ -287,7 +288,11 @@ def test_inputs_that_do_not_fit_name_the_file(tmp_path: Path, capsys: pytest.Cap
 
 def test_sets_are_subsets_then_groups_that_are_all_there() -> None:
     cells = cells_of([Path(f"{subset}/seed=1.parquet") for subset in ("b", "a")])
-    assert task_sets(cells, {"both": ["a", "b"], "more": ["a", "c"]}) == {"b": ["b"], "a": ["a"], "both": ["a", "b"]}
+    assert task_sets(cells, {"both": ["a", "b"], "more": ["a", "c"], "none": []}) == {
+        "b": ("b",),
+        "a": ("a",),
+        "both": ("a", "b"),
+    }
     with pytest.raises(UserError, match="has the name of a subset"):
         task_sets(cells, {"a": ["b"]})
     with pytest.raises(UserError, match="different seeds"):

@@ -20,12 +20,11 @@ from expert_tail.adaptation_tables.correlation import Samples, association, reso
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.cli import main
 from expert_tail.comparison import accounts
-from expert_tail.comparison.equivalent_k import FLAT, ON_CURVE, equivalent_k
+from expert_tail.comparison.equivalent_k import FLAT, ON_CURVE, equivalent_interval, equivalent_k
 from expert_tail.comparison.paired import cohens_h, compare, head_to_head, sign_test, signed_rank_test
 from expert_tail.comparison.rates import Arm, difference, interval
 from expert_tail.comparison.settings import ComparisonSettings
 from expert_tail.comparison.surprisal import logprob_spread, quartile_shares
-from expert_tail.comparison.task_sets import task_sets
 from expert_tail.errors import UserError
 
 Row = dict[str, Any]
@@ -144,11 +143,6 @@ def test_exactly_the_named_files_are_written(world: Compared) -> None:
 
 def test_sets_are_subsets_then_groups_of_sampled_ones(world: Compared) -> None:
     assert list(world.statistics["sets"]) == ["one", "two", "both"]
-    assert task_sets(["b", "a", "b"], {"g": ["a", "c"], "h": ["a"], "none": []}) == {
-        "b": ("b",),
-        "a": ("a",),
-        "h": ("a",),
-    }
     pooled = world.statistics["sets"]["both"]
     assert (pooled["tasks"], pooled["samples"]) == ([4, 5, 12, 18], 64)
 
@@ -174,6 +168,9 @@ def test_equivalent_k_by_hand() -> None:
     assert equivalent_k(0.81, ks, curve) == (None, "above K = 8")
     assert equivalent_k(0.0, ks, [0.0] * 4) == (None, FLAT)
     assert equivalent_k(0.1, ks, [0.0] * 4) == (None, "above K = 8")
+    assert equivalent_interval(0.6, 0.8, ks, curve) == [pytest.approx(2**1.5), 4]
+    assert equivalent_interval(0.0, 1.0, ks, curve) == [1, 4]  # the curve ends before either
+    assert equivalent_interval(0.0, 1.0, ks, [0.0] * 4) == [None, None]
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=7), st.floats(0, 1))

@@ -1,4 +1,4 @@
-"""Loading artifacts of several subsets and seeds: which file is whose, whether they fit together, and sets of tasks."""
+"""Loading artifacts of several subsets and seeds: which file is whose, and whether they fit together."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -95,25 +95,3 @@ def _scored(subset: str, seed: int, evaluations: Path, logprobs: Path) -> pl.Dat
         (correct & fast & (pl.col("speedup_low") > 1).fill_null(False)).alias("fast_1_confident"),
         *("nll", "nll_mean", "n_tokens"),
     )
-
-
-def task_sets(cells: Cells, groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """What to report on: each subset by itself, then each group whose subsets are all there, as lists of subsets.
-
-    Raises `UserError` where a group has the name of a subset, or its subsets have different seeds.
-    """
-    seeds: dict[str, set[int]] = {}
-    for subset, seed in cells:
-        seeds.setdefault(subset, set()).add(seed)
-    sets = {name: [name] for name in seeds}
-    for name, members in groups.items():
-        if name in seeds:
-            raise UserError(f"`comparison.groups.{name}` has the name of a subset; give it another name")
-        if not members or not set(members) <= set(seeds):
-            continue
-        if any(seeds[member] != seeds[members[0]] for member in members):
-            raise UserError(
-                f"the subsets of `comparison.groups.{name}` were sampled under different seeds; sample all of them"
-            )
-        sets[name] = list(members)
-    return sets

@@ -23,7 +23,7 @@ _DISTINCT: Any = (0, (3, 1.5))
 
 
 def draw(table: pl.DataFrame, surprisal: str, confidence: float) -> Figure:
-    """`table` is budget_curve.csv, `surprisal` (sum or mean) the kind that rankings go by; intervals are of two of them."""
+    """`table` is budget_curve.csv, `surprisal` (sum or mean) the kind that rankings go by; bands are those of solid lines."""
     shown = table.filter(pl.col("task_id").is_null(), pl.col("surprisal").fill_null(surprisal) == surprisal)
     sets = shown["set"].unique(maintain_order=True).to_list()
     with matplotlib.rc_context(STYLE):
@@ -38,7 +38,7 @@ def draw(table: pl.DataFrame, surprisal: str, confidence: float) -> Figure:
         for axis, title in zip(axes[0], PANELS.values(), strict=True):
             axis.set_title(title, loc="left", fontsize=8.5)
         figure.supxlabel("samples evaluated of each task, m", fontsize=9)
-        note = f"{'per-token' if surprisal == 'mean' else 'summed'} surprisal; bands: {100 * confidence:g}% intervals"
+        note = f"{'per-token' if surprisal == 'mean' else 'summed'} surprisal; bands: {100 * confidence:g}% intervals of solid lines"
         figure.legend(handles=[*_marks(), Line2D([], [], linestyle="none", label=note)], **_LEGEND)
         return figure
 
@@ -49,7 +49,7 @@ def _panel(axis: Axes, table: pl.DataFrame, metric: str) -> None:
             line = table.filter(pl.col("ranking") == prefix + order).sort("m")
             m, is_drawn = line["m"], style == _AS_DRAWN
             axis.plot(m, line[metric], color=colour, linestyle=style, linewidth=1.6, zorder=3 + (order == "surprisal"))
-            if is_drawn and order != "confidence":
+            if is_drawn:
                 band: dict[str, Any] = {"color": colour, "alpha": 0.1, "linewidth": 0}
                 axis.fill_between(m, line[f"{metric}_low"], line[f"{metric}_high"], **band)
             if len(m) == 1:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import polars as pl
 
-from expert_tail.aggregate.loading import cells_of, scored_samples, task_sets
+from expert_tail.aggregate.loading import cells_of, scored_samples
 from expert_tail.aggregate.settings import AggregateSettings
+from expert_tail.aggregate.task_sets import task_sets
 from expert_tail.artifacts import replacing
 from expert_tail.budget_curve.figure import draw
 from expert_tail.budget_curve.table import budget_curve

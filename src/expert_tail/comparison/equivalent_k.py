@@ -37,3 +37,12 @@ def equivalent_k(value: float, ks: Sequence[int], curve: Sequence[float]) -> Equ
     low, high = np.log2(ks[at - 1]), np.log2(ks[at])
     share = (value - rising[at - 1]) / (rising[at] - rising[at - 1])
     return EquivalentK(float(2 ** (low + share * (high - low))), ON_CURVE)
+
+
+def equivalent_interval(low: float, high: float, ks: Sequence[int], curve: Sequence[float]) -> list[float | None]:
+    """The equivalent K of both ends of a method's interval; an end that lies beyond the curve's is the first or last K.
+
+    What the curve itself is uncertain by is not in it. Nothing where the curve is flat.
+    """
+    highest = max(curve)
+    return [equivalent_k(min(max(end, curve[0]), highest), ks, curve).k for end in (low, high)]

@@ -11,13 +11,14 @@ from expert_tail.adapt.settings import AdaptationSettings
 from expert_tail.adaptation_tables.probes import probe
 from expert_tail.adaptation_tables.steps import load_probe, load_steps, load_verdicts, place
 from expert_tail.aggregate.cells import load_cells, load_names
+from expert_tail.aggregate.loading import cells_of
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.aggregate.tables import SIGNIFICANT, rounded
+from expert_tail.aggregate.task_sets import pooled, task_sets
 from expert_tail.artifacts import replacing
 from expert_tail.comparison import accounts, figures, loops, summary, surprisal, tables, teaser
 from expert_tail.comparison.adapted import Adapted, adapted
 from expert_tail.comparison.settings import ComparisonSettings
-from expert_tail.comparison.task_sets import pooled, task_sets
 from expert_tail.errors import UserError
 from expert_tail.figure_style import save
 from expert_tail.policy.settings import PromptSettings
@@ -72,7 +73,7 @@ def run(
     made = _load_runs(adaptation, runs, tasks, budget, settings)
     prompts = _prompt_tokens(tasks, all_samples, policy, prompt)
     taken = accounts.noted(samples, evaluations)
-    sets = task_sets((path.parent.name for path in samples), comparison.groups)
+    sets = task_sets(cells_of(samples), comparison.groups)
 
     found: dict[str, list[Row]] = {name: [] for name in COLUMNS}
     by_set: Row = {}

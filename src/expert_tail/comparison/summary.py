@@ -11,13 +11,13 @@ from expert_tail.comparison.adapted import FRESH, IN_BATCH, START, Adapted, choi
 from expert_tail.comparison.paired import compare, head_to_head
 from expert_tail.comparison.rates import FAST, Arm, difference, interval
 from expert_tail.comparison.surprisal import HIGH_VARIANCE, LOW_VARIANCE, logprob_spread
+from expert_tail.comparison.tables import EQUIVALENT_COLUMNS
 from expert_tail.select.strategies import STRATEGIES
 
 Row = dict[str, Any]
 GUIDED = "surprisal-guided"
 OPPONENTS = ("confidence-guided", "random-correct")
 _RHO = ("rho", "rho_low", "rho_high", "null_low", "null_high", "p_permutation", "p_independent", "reason")
-_EQUIVALENT = ("equivalent_k", "equivalent_k_place", "equivalent_k_confident", "equivalent_k_confident_place")
 
 
 def of_set(
@@ -46,7 +46,7 @@ def of_set(
             "tasks": spread.to_dicts(),
         },
         "equivalent_k": [
-            {name: row.get(name) for name in ("method", "run", "chosen_by", "reported_on", *FAST, *_EQUIVALENT)}
+            {name: row.get(name) for name in ("method", "run", "chosen_by", "reported_on", *FAST, *EQUIVALENT_COLUMNS)}
             for row in methods
             if row["method"] != "best-of-n"
         ],

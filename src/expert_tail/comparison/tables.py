@@ -28,7 +28,7 @@ from expert_tail.comparison.adapted import (
     joined,
     names_of,
 )
-from expert_tail.comparison.equivalent_k import equivalent_k
+from expert_tail.comparison.equivalent_k import equivalent_interval, equivalent_k
 from expert_tail.comparison.rates import FAST, Arm, difference, interval
 from expert_tail.comparison.surprisal import logprob_spread
 
@@ -39,7 +39,9 @@ _RATES = [column for metric in FAST for column in (metric, f"{metric}_std", f"{m
 _DELTAS = [f"{metric}_{end}" for metric in FAST for end in ("delta", "delta_low", "delta_high")]
 _RUN = ["run", "objective", "chosen_by", "reported_on"]
 METHOD_COLUMNS = ["subset", "method", *_RUN, "k", "step", *_RATES, "rollouts", "tokens", "evaluations_used"]
-METHOD_COLUMNS += ["equivalent_k", "equivalent_k_place", "equivalent_k_confident", "equivalent_k_confident_place"]
+_EQUIVALENT = ("", "_place", "_low", "_high")
+EQUIVALENT_COLUMNS = [f"equivalent_k{of}{end}" for of in ("", "_confident") for end in _EQUIVALENT]
+METHOD_COLUMNS += EQUIVALENT_COLUMNS
 METHOD_COLUMNS += ["n_tasks", "n_seeds"]
 ISOLATED_COLUMNS = ["subset", "task_id", "name", "run", "objective", "seed", "step", "rollouts_to_here"]
 ISOLATED_COLUMNS += [column for metric in FAST for column in (metric, f"{metric}_low", f"{metric}_high")]
@@ -91,8 +93,11 @@ def methods(
     ks = curve["k"].to_list()
     for row in rows:
         for metric, suffix in zip(FAST, ("", "_confident"), strict=True):
-            found = equivalent_k(row[metric], ks, curve[metric].to_list())
-            row |= {f"equivalent_k{suffix}": found.k, f"equivalent_k{suffix}_place": found.place}
+            reached = curve[metric].to_list()
+            found = equivalent_k(row[metric], ks, reached)
+            ends = equivalent_interval(row[f"{metric}_low"], row[f"{metric}_high"], ks, reached)
+            parts = dict(zip(_EQUIVALENT, (*found, *ends), strict=True))
+            row |= {f"equivalent_k{suffix}{part}": value for part, value in parts.items()}
     return rows
 
 

@@ -7,8 +7,9 @@ import polars as pl
 
 from expert_tail.adapt.settings import AdaptationSettings
 from expert_tail.adaptation_tables.steps import load_steps
-from expert_tail.aggregate.loading import Cells, cells_of, scored_samples, task_sets
+from expert_tail.aggregate.loading import Cells, cells_of, scored_samples
 from expert_tail.aggregate.settings import AggregateSettings
+from expert_tail.aggregate.task_sets import task_sets
 from expert_tail.artifacts import replacing
 from expert_tail.budget_curve.pipeline import Cell
 from expert_tail.comparison.settings import ComparisonSettings

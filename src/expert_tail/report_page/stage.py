@@ -15,6 +15,7 @@ import yaml
 
 from expert_tail import artifacts
 from expert_tail.aggregate.settings import AggregateSettings
+from expert_tail.aggregate.task_sets import pooled, task_sets
 from expert_tail.artifacts import ArtifactError, replacing
 from expert_tail.errors import UserError
 from expert_tail.progress import log
@@ -74,6 +75,10 @@ def run(
     refuse(adapted.join(suite, on="task_id", how="anti"), ["task_id"], f"{tasks} lacks", f"; {AGAIN}")
     unwinnable = set(suite.filter(pl.col("headroom") == NOT_WINNABLE)["task_id"])
 
+    sets = task_sets(
+        picks.select("subset", "seed").unique(maintain_order=True).rows(), configuration["comparison"]["groups"]
+    )
+    of_sets = pl.concat([pooled(picks, name, sets) for name in sets])
     of_name = {path.stem: exhibits.caption(_text(path), path.stem) for path in captions}
     frames = {path.stem: exhibits.read_table(path) for path in tables}
 
@@ -81,7 +86,7 @@ def run(
         return of_name.get(name) or exhibits.caption("", name)
 
     page = {
-        "headlines": headlines(picks, unwinnable, settings),
+        "headlines": headlines(of_sets, unwinnable, settings),
         "further": [
             sentence
             for sentence in (

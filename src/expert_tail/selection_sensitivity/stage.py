@@ -5,8 +5,9 @@ from pathlib import Path
 
 import polars as pl
 
-from expert_tail.aggregate.loading import Cells, cells_of, scored_samples, task_sets
+from expert_tail.aggregate.loading import Cells, cells_of, scored_samples
 from expert_tail.aggregate.settings import AggregateSettings
+from expert_tail.aggregate.task_sets import task_sets
 from expert_tail.artifacts import ArtifactError, replacing
 from expert_tail.comparison.settings import ComparisonSettings
 from expert_tail.errors import UserError
