@@ -159,6 +159,7 @@ class Smoke:
     cancelled: str  # … and whose SLURM job was cancelled
     at: datetime
     finished: int  # evaluations of this stage that were finished then
+    copy: Path  # of the folder in the end
 
 
 def trained(folder: Path, smollm2: Path) -> tuple[World, World]:
@@ -189,7 +190,18 @@ def smoke_run(world: World) -> Smoke:
     (job,) = [job for job in jobs(world.folder) if cancelled in job.comment and job.state == "RUNNING"]
     subprocess.run(["scancel", job.number], check=True)
     world.finish(process)
-    return Smoke(world, killed, cancelled, at, finished)
+    whole = shutil.copytree(world.folder, world.folder.with_name("whole"))
+    return Smoke(world, killed, cancelled, at, finished, whole)
+
+
+def everything(smoke: Smoke) -> tuple[World, str]:
+    """… and, in its copy, on to the end; jobs that sample, score or measure ask for a GPU, and a table of partitions is given."""
+    world = World(smoke.copy, smoke.copy / "artifacts/cache")
+    partitions = world.folder / "partitions.yaml"
+    offered = {"max_runtime": "1d", "max_mem_mb": 32000, "max_threads": 4}
+    table = {"main": offered | {"max_gpu": 1}, "failing": offered | {"max_mem_mb": 100}}
+    partitions.write_text(yaml.safe_dump({"partitions": table}))
+    return world, world.run("all", *SMOKE, "--resources", "gpu=3", "--slurm-partition-config", partitions)
 
 
 def test_workflow_runs_to_its_end_though_jobs_were_killed(smoke: Smoke) -> None:
@@ -201,6 +213,22 @@ def test_workflow_runs_to_its_end_though_jobs_were_killed(smoke: Smoke) -> None:
     }
     assert states == {smoke.killed: ["COMPLETED", "FAILED"], smoke.cancelled: ["CANCELLED", "COMPLETED"]}
     assert len({job.node for job in of_shards}) >= 3
+
+
+def test_everything_is_made_and_jobs_ask_for_what_they_need(scenarios: dict[str, Future[Any]]) -> None:
+    world, said = scenarios["everything"].result()
+    assert (world.folder / "results/report.html").stat().st_size > 0
+    assert not re.search("Error in (rule|group)", said)
+    (probes,) = [job for job in jobs(world.folder) if "probes" in job.comment]  # of two checkpoints
+    assert len(list((world.folder / "artifacts/probes").rglob("step=*.parquet"))) == 2
+    (adapt,) = [job for job in jobs(world.folder) if "smoke-grpo" in job.comment and "adapt" in job.comment]
+    (table,) = [job for job in jobs(world.folder) if "comparison" in job.comment]
+    for job, n_gpus in ((probes, 1), (adapt, 1), (table, 0)):
+        shown = subprocess.run(
+            ["scontrol", "show", "job", job.number], capture_output=True, text=True, check=True
+        ).stdout
+        assert "Partition=main" in shown
+        assert len(re.findall(r"TresPer\w+=\S*gpu", shown)) == n_gpus, shown
 
 
 def test_killed_shards_lose_no_finished_evaluation_and_measure_none_twice(smoke: Smoke) -> None:
@@ -248,6 +276,12 @@ def test_truncated_shard_is_named_and_made_again_from_the_cache(smoke: Smoke) ->
 SUITE = {"19_ReLU.py": problem("torch.relu(x)"), "22_Tanh.py": problem("torch.tanh(x)")}
 FAST = [f"return torch.relu(x) + {number} - {number}" for number in range(12)]
 ASLEEP = [f"import time\ntime.sleep({1000 + number})\nreturn x" for number in range(3)]
+HUNGRY = """import time
+held = torch.ones(750_000_000)
+if not hasattr(self, "rested"):
+    self.rested = True
+    time.sleep(5)
+return torch.relu(x)"""
 TIMEOUT_S = 25
 ONLY = ["--allowed-rules", "compile_and_time", "--set-scatter", "evaluations=1"]
 SUBSETS = yaml.safe_load((ROOT / "config.yaml").read_text())["tasks"]["subsets"]
@@ -288,9 +322,9 @@ def over_time(folder: Path) -> tuple[World, str]:
 
 
 def over_memory(folder: Path) -> tuple[World, str]:
-    """400 MB at first, where torch alone needs more. SLURM without cgroups kills the job, and calls that a failure."""
-    world = sampled(folder, FAST[:3])
-    said = world.finish(evaluate(world, "--set-resources", "compile_and_time:mem_mb=400*attempt**4"))
+    """A candidate takes 3 GB of the job's 4, after a group of others. SLURM without cgroups kills it, and calls that a failure."""
+    world = sampled(folder, [*FAST[: GROUP["cpu"]], HUNGRY])
+    said = world.finish(evaluate(world, "--set-resources", "compile_and_time:mem_mb=4000*attempt**2"))
     return world, said
 
 
@@ -369,6 +403,7 @@ def scenarios(slurm: None, smollm2: Path, tmp_path_factory: pytest.TempPathFacto
         half = pool.submit(trained, base / "smoke", smollm2)
         made["node_lost"] = pool.submit(node_lost, base / "node_lost")
         made["smoke_run"] = pool.submit(lambda: smoke_run(half.result()[0]))
+        made["everything"] = pool.submit(lambda: everything(made["smoke_run"].result()))
         made["half_adapter"] = pool.submit(lambda: half_adapter(half.result()[1]))
         for scenario in (over_memory, disk_full, snakemake_killed):
             made[scenario.__name__] = pool.submit(scenario, base / scenario.__name__)
@@ -402,7 +437,8 @@ def test_job_over_its_memory_gets_more(scenarios: dict[str, Future[Any]]) -> Non
     world, said = scenarios["over_memory"].result()
     assert states(world) == ["COMPLETED", "FAILED"]
     assert "Exceeded job memory limit" in slurm_log(said)
-    assert [row["status"] for row in world.rows()] == ["correct"] * 3
+    assert [row["status"] for row in world.rows()] == ["correct"] * (GROUP["cpu"] + 1)
+    assert known(world) == GROUP["cpu"]
 
 
 def test_lost_node_costs_no_finished_evaluation(scenarios: dict[str, Future[Any]]) -> None:
