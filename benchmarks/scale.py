@@ -33,10 +33,15 @@ ANALYSES = {
     "budget_curve": "results/budget_curve.csv",
     "selection_sensitivity": "results/selection_sensitivity.csv",
     "pareto": "results/pareto.csv",
+    "comparison": "results/statistics.json",
     "report_page": "results/report.html",
 }
 STATUSES = np.array(["correct", "incorrect", "runtime_error", "compile_error"])
 CANDIDATES = 40  # distinct ones of a task
+POLICY = "artifacts/policy/smollm2-135m-instruct/provenance.json"
+# What the page shows beside the analyses, and what does not grow with the samples.
+STAND_INS = [f"results/{name}.csv" for name in ("headroom", "null_audit")]
+STAND_INS += [f"results/figure_{name}.{kind}" for name in ("headroom", "null_audit") for kind in ("svg", "png")]
 
 
 def configuration(folder: Path, tasks: int, subsets: int, seeds: int, k: int) -> dict[str, Any]:
@@ -124,7 +129,7 @@ def write(folder: Path, kind: str, subset: str, seed: int, n: int, columns: dict
 
 
 def write_training(folder: Path) -> None:
-    """What the tables need of training: a few rollouts, and files in the places of the policy and its checkpoints."""
+    """What the tables need of training: a few rollouts, and files in the places of its checkpoints."""
     row = dict.fromkeys(artifacts.SCHEMAS["rollouts"].names) | {"step": 0, "task_id": 1, "rollout": 0, "reward": 1.0}
     row |= {"candidate_sha256": "0", "status": "correct", "speedup": 1.0, "speedup_low": 0.9, "entropy": 0.1}
     settings = json.dumps({"checkpoints": [4, 8]})
@@ -134,9 +139,15 @@ def write_training(folder: Path) -> None:
             place = folder / "rlvr" / "checkpoints" / f"step={step}" / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.touch()
-    provenance = folder / "policy" / "smollm2-135m-instruct" / "provenance.json"
-    provenance.parent.mkdir(parents=True)
-    provenance.write_text("{}")
+
+
+def write_stand_ins(folder: Path) -> None:
+    """One row for each table, an empty picture for each figure."""
+    for name in STAND_INS:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(
+            "name,task_id\nmade up,1\n" if name.endswith(".csv") else '<svg xmlns="http://www.w3.org/2000/svg"/>'
+        )
 
 
 def snakemake(folder: Path, *arguments: str) -> tuple[str, float]:
@@ -204,12 +215,14 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     )
     if not (stored / "rlvr").exists():
         write_training(stored)
+        write_stand_ins(folder)
+        snakemake(folder, POLICY)
     cells = [(subset, seed) for subset in config["sampling"]["subsets"] for seed in config["sampling"]["seeds"]]
     for subset, seed in cells:
         if not (stored / "logprobs_base" / subset / f"seed={seed}.parquet").exists():
             write_cell(stored, subset, config["tasks"]["subsets"][subset], seed, given.k)
     made = [f"artifacts/{kind}/{subset}/seed={seed}.parquet" for subset, seed in cells for kind in kinds]
-    snakemake(folder, "--touch", *made)
+    snakemake(folder, "--touch", *made, *STAND_INS)
     result["stored_gb"] = round(sum(file.stat().st_size for file in stored.rglob("*.parquet")) / 1e9, 2)
     selections = [f"artifacts/selections/{subset}/seed={seed}.parquet" for subset, seed in cells]
     for rule in given.rules:
