@@ -378,6 +378,14 @@ def test_interval_is_one_column_and_lost_tasks_are_marked(world: Path) -> None:
     assert without.lost == [True, False]
 
 
+def test_rows_of_single_tasks_are_left_out_of_a_long_table() -> None:
+    rows = [{"set": "eval", "task_id": None, "m": 1}] + [{"set": "eval", "task_id": n, "m": 1} for n in range(1000)]
+    found = exhibits.table("budget_curve", pl.DataFrame(rows), exhibits.caption("", "budget_curve"), set())
+    assert (found.columns, len(found.rows), found.left_out) == (["set", "m"], 1, 1000)
+    short = exhibits.table("budget_curve", pl.DataFrame(rows[:1000]), exhibits.caption("", "budget_curve"), set())
+    assert (short.columns, len(short.rows), short.left_out) == (["set", "task_id", "m"], 1000, 0)
+
+
 def test_json_is_a_table(world: Path, tmp_path: Path) -> None:
     assert exhibits.read_table(world / "statistics.json").rows() == [("tests.p", "0.0312"), ("tests.tasks", "12, 14")]
     (tmp_path / "rows.json").write_text('[{"a": 1}, {"a": 2.5, "b": "x"}]')

@@ -149,6 +149,18 @@ def test_unanimous_outcomes_get_wilsons_interval_over_tasks(value: float) -> Non
     assert clustered == pytest.approx((expected.low, expected.high))
 
 
+def test_one_task_with_all_successes_leaves_the_upper_end_at_wilsons() -> None:
+    rates = np.array([[0.0, 1 / 32], *[[0.0, 0.0]] * 4])
+    draws = rng().choice(rates.mean(axis=1), (1000, 5)).mean(axis=1)
+    (of_one, of_none) = (
+        statistics.proportion_interval(draws, float(x.mean()), x, 0.95) for x in (rates, np.zeros((5, 2)))
+    )
+    assert (of_one.low, draws.max() < 0.1) == (0, True)
+    assert of_one.high >= of_none.high  # one success more tells of no lower rate
+    failures = statistics.proportion_interval(1 - draws, float(1 - rates.mean()), 1 - rates, 0.95)
+    assert failures == pytest.approx((1 - of_one.high, 1 - of_one.low), abs=1e-6)
+
+
 counts = st.lists(st.integers(1, 8).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), min_size=1, max_size=8)
 
 

@@ -127,11 +127,19 @@ def proportion_interval(draws: Floats, estimate: float, outcomes: Floats, confid
     """Interval of a mean over tasks of proportions, from its bootstrap draws (B,).
 
     `outcomes` (T, ...) are the observed rates behind it: Wilson's interval over the T tasks where all are 0 or all
-    are 1.
+    are 1. Where a single task has all successes, or all failures, that end is no nearer than Wilson's: resamples of
+    tasks cannot tell how often others would have some.
     """
+    of_tasks = _unanimous_interval(estimate, len(outcomes), confidence)
     if (outcomes == 0).all() or (outcomes == 1).all():
-        return _unanimous_interval(estimate, len(outcomes), confidence)
-    return percentile_interval(draws, estimate, confidence)
+        return of_tasks
+    low, high = percentile_interval(draws, estimate, confidence)
+    rest = tuple(range(1, outcomes.ndim))
+    if len(outcomes) > 1 and (outcomes > 0).any(axis=rest).sum() == 1:
+        high = max(high, of_tasks.high)
+    if len(outcomes) > 1 and (outcomes < 1).any(axis=rest).sum() == 1:
+        low = min(low, of_tasks.low)
+    return Interval(low, high)
 
 
 def cluster_interval(

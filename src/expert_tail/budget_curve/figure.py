@@ -38,7 +38,7 @@ def draw(table: pl.DataFrame, surprisal: str, confidence: float) -> Figure:
         for axis, title in zip(axes[0], PANELS.values(), strict=True):
             axis.set_title(title, loc="left", fontsize=8.5)
         figure.supxlabel("samples evaluated of each task, m", fontsize=9)
-        note = f"{'per-token' if surprisal == 'mean' else 'summed'} surprisal; bands: {100 * confidence:g}% intervals of solid lines"
+        note = f"{'per-token' if surprisal == 'mean' else 'summed'} surprisal; bands: {100 * confidence:g}% intervals"
         figure.legend(handles=[*_marks(), Line2D([], [], linestyle="none", label=note)], **_LEGEND)
         return figure
 

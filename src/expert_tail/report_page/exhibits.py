@@ -22,6 +22,7 @@ _VARIABLES |= {"#FFFFFF": "--paper", "#000000": "--ink"}
 _DOCUTILS = {"raw_enabled": False, "file_insertion_enabled": False, "report_level": 5, "syntax_highlight": "none"}
 VERDICTS = {NOT_WINNABLE: "lost", WINNABLE: "winnable", UNKNOWN: "unknown"}
 _INTERVAL = ("_low", "_high")
+READABLE_ROWS = 1000  # of a longer table, rows of single tasks stay in the file
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Table:
     numeric: list[bool]
     rows: list[list[Cell]]
     lost: list[bool]  # rows of tasks with nothing to be won
+    left_out: int  # rows of single tasks, of a long table
 
     @property
     def label(self) -> str:
@@ -134,7 +136,13 @@ def _leaves(value: Any, key: str) -> list[tuple[str, str]]:
 
 
 def table(name: str, frame: pl.DataFrame, text: Caption, unwinnable: set[int]) -> Table:
-    """A table to read: floats to three digits (the file has more), and columns x, x_low, x_high as one."""
+    """A table to read: floats to three digits (the file has more), and columns x, x_low, x_high as one.
+
+    A long one is shown without its rows of single tasks, where it has others.
+    """
+    n_rows = frame.height
+    if n_rows > READABLE_ROWS and "task_id" in frame.columns and frame["task_id"].null_count():
+        frame = frame.filter(pl.col("task_id").is_null()).drop("task_id")
     merged = {column for column in frame.columns if all(f"{column}{end}" in frame.columns for end in _INTERVAL)}
     hidden = {f"{column}{end}" for column in merged for end in _INTERVAL}
     columns = [column for column in frame.columns if column not in hidden]
@@ -144,7 +152,7 @@ def table(name: str, frame: pl.DataFrame, text: Caption, unwinnable: set[int]) -
         rows.append([_cell(row, column, column in merged) for column in columns])
         lost.append(row[verdict] == NOT_WINNABLE if verdict else row.get("task_id") in unwinnable)
     numeric = [frame.schema[column].is_numeric() for column in columns]
-    return Table(name, text, columns, numeric, rows, lost)
+    return Table(name, text, columns, numeric, rows, lost, n_rows - frame.height)
 
 
 def _cell(row: dict[str, Any], column: str, has_interval: bool) -> Cell:
