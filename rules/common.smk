@@ -4,7 +4,10 @@
 import shlex
 import sys
 
+sys.path.insert(0, str(Path(workflow.basedir) / "src"))  # of several checkouts, the one whose code jobs run
+
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 from expert_tail.code_digest import code_digest as digest
 from expert_tail.config import parse_config
@@ -19,10 +22,13 @@ except UserError as error:
 if workflow.is_main_process:  # not in the jobs that it starts
     remove_stale_lock(Path(".snakemake"))
 
-# Jobs run the package beside this file, with the Python that runs this, or with their environment's own where they have one.
-_PYTHON = "python" if workflow.deployment_settings.deployment_method else shlex.quote(sys.executable)
-_SOURCE = shlex.quote(str(Path(workflow.basedir) / "src"))
-EXPERT_TAIL = f"PYTHONPATH={_SOURCE}${{PYTHONPATH:+:$PYTHONPATH}} {_PYTHON} -m expert_tail"
+# Jobs run the package beside this file with the Python that runs this, whose folder has the tools that compilers call; or
+# with their environment's own, where they have one.
+_deployed = {DeploymentMethod.CONDA, DeploymentMethod.APPTAINER} & set(workflow.deployment_settings.deployment_method)
+_PYTHON = "python" if _deployed else shlex.quote(sys.executable)
+_SOURCE = f"PYTHONPATH={shlex.quote(str(Path(workflow.basedir) / 'src'))}${{PYTHONPATH:+:$PYTHONPATH}}"
+_TOOLS = "" if _deployed else f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH "
+EXPERT_TAIL = f"{_TOOLS}{_SOURCE} {_PYTHON} -P -m expert_tail"
 
 TASKS = f"artifacts/tasks/{CONFIG.suite}.parquet"
 POLICY = f"artifacts/policy/{CONFIG.policy.name}"
@@ -33,6 +39,8 @@ OFFERED_GPUS = _resources["gpu"].value if "gpu" in _resources else 0  # on the c
 RUNS = CONFIG.adaptation.model_copy(update={"only": CONFIG.runs})
 ENVIRONMENT = "../envs/gpu.yaml" if "cuda" in (CONFIG.policy.device, CONFIG.evaluator.device) else "../envs/cpu.yaml"
 # "auto" takes vLLM where a GPU is, which is not known here: its environment is asked for by name.
+if CONFIG.policy.engine == "vllm" and "cuda" == CONFIG.policy.device and DeploymentMethod.CONDA in _deployed:
+    raise WorkflowError("envs/vllm.yaml is for a CPU: install vLLM yourself for a GPU, and leave out --sdm conda")
 SAMPLING_ENV = "../envs/vllm.yaml" if CONFIG.policy.engine == "vllm" else ENVIRONMENT
 STEP_TABLES = ["rollouts.parquet", "evaluations.parquet", "account.parquet"]
 FRESH_TABLES = ["fresh_rollouts.parquet", "fresh_evaluations.parquet"]
@@ -58,8 +66,9 @@ def gpus(*sections, processes=1):
     """GPUs that a job asks for, if a section names `cuda`, or `auto` where `--resources gpu=N` offers some: one, or one for
     each of its processes and each shard of the policy."""
     wanted = ("cuda", "auto") if OFFERED_GPUS else ("cuda",)
-    named = [section for section in sections if getattr(CONFIG, section).device in wanted]
-    return processes * CONFIG.policy.shards if "policy" in named else len(named)
+    named = any(getattr(CONFIG, section).device in wanted for section in sections)
+    runs_policy = "policy" in sections and CONFIG.policy.device != "cpu"
+    return named * (processes * CONFIG.policy.shards if runs_policy else 1)
 
 
 def cores(*sections):

@@ -121,6 +121,7 @@ def install(staged: Sequence[Path], folder: Path) -> dict[str, str]:
     paths = [str(site), str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),
+        "PATH": f"{site / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "EXPERT_TAIL_DOWNLOADS": str(wheels),
         "HF_HUB_OFFLINE": "1",
     }
@@ -170,11 +171,11 @@ def count_gpus() -> int:
 
 @contextmanager
 def watching_gpus(file: Path) -> Iterator[None]:
-    """Note once a second how busy each GPU is: time, number, percent, MiB."""
+    """Note once a second how busy each GPU is: time, number, name, percent, MiB."""
     file.parent.mkdir(parents=True, exist_ok=True)
     query = [
         "nvidia-smi",
-        "--query-gpu=timestamp,index,utilization.gpu,memory.used",
+        "--query-gpu=timestamp,index,uuid,utilization.gpu,memory.used",
         "--format=csv,noheader,nounits",
         "-l",
         "1",
@@ -193,15 +194,17 @@ def watching_gpus(file: Path) -> Iterator[None]:
 def write_utilisation(run: Path) -> None:
     """`BY_RULE`: for each rule that ran on a watched GPU its jobs, seconds, and how busy the GPU was: mean percent.
 
-    Of several GPUs a job counts the one that its log names; jobs that took all of them, or none, are not told apart and left out.
+    Of several GPUs a job counts those that its log names; a job that names none is left out.
     """
-    watched: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    watched: dict[str, list[tuple[float, int]]] = defaultdict(list)  # by the number of the GPU
+    number_of: dict[str, str] = {}  # by its name
     if (run / UTILISATION).exists():
         for line in (run / UTILISATION).read_text().splitlines():
             fields = [field.strip() for field in line.split(",")]
-            if len(fields) == 4 and fields[2].isdigit():  # not the line that a cut-off has left
+            if len(fields) == 5 and fields[3].isdigit():  # not the line that a cut-off has left
                 at = datetime.strptime(fields[0], "%Y/%m/%d %H:%M:%S.%f").timestamp()
-                watched[fields[1]].append((at, int(fields[2])))
+                watched[fields[1]].append((at, int(fields[3])))
+                number_of[fields[2]] = fields[1]
     jobs: dict[str, dict[float, dict]] = defaultdict(dict)  # each output has a record; those of one job end together
     for record in (run / ".snakemake" / "metadata").glob("*"):
         noted = json.loads(record.read_text())
@@ -211,8 +214,9 @@ def write_utilisation(run: Path) -> None:
     for rule, noted_jobs in sorted(jobs.items()):
         seconds, busy = [], []
         for end, noted in noted_jobs.items():
-            gpu = gpu_of_job(run, noted) if len(watched) > 1 else next(iter(watched), None)
-            seen = [percent for at, percent in watched.get(gpu or "", []) if noted["starttime"] <= at <= end]
+            names = gpus_of_job(run, noted) if len(watched) > 1 else list(watched)
+            rows_of_job = [row for name in names for row in watched.get(number_of.get(name, name), [])]
+            seen = [percent for at, percent in rows_of_job if noted["starttime"] <= at <= end]
             if seen:
                 seconds.append(end - noted["starttime"])
                 busy += seen
@@ -224,14 +228,14 @@ def write_utilisation(run: Path) -> None:
             csv.writer(stream).writerows([["rule", "jobs", "seconds", "gpu_busy_percent"], *rows])
 
 
-def gpu_of_job(run: Path, noted: dict) -> str | None:
-    """The number of the GPU that a job claimed, as its log says in the first lines."""
+def gpus_of_job(run: Path, noted: dict) -> list[str]:
+    """The GPUs that a job claimed, by number or name, as its log says in the first lines."""
     for log in filter(Path.is_file, (run / name for name in noted.get("log") or [])):
         with log.open(errors="replace") as lines:
             for line in itertools.islice(lines, 10):
                 if line.startswith("on GPU "):
-                    return line.removeprefix("on GPU ").strip()
-    return None
+                    return line.removeprefix("on GPU ").strip().split(",")
+    return []
 
 
 # --- packing --------------------------------------------------------------------------------------------------------

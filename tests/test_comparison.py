@@ -171,6 +171,8 @@ def test_equivalent_k_by_hand() -> None:
     assert equivalent_interval(0.6, 0.8, ks, curve) == [pytest.approx(2**1.5), 4]
     assert equivalent_interval(0.0, 1.0, ks, curve) == [1, 4]  # the curve ends before either
     assert equivalent_interval(0.0, 1.0, ks, [0.0] * 4) == [None, None]
+    assert equivalent_interval(0.0, 0.1, ks, curve) == [None, None]
+    assert equivalent_interval(0.9, 1.0, ks, curve) == [None, None]
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=7), st.floats(0, 1))

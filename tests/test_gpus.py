@@ -49,21 +49,38 @@ def test_each_job_has_a_gpu_of_its_own_and_waits_for_one(tmp_path: Path) -> None
 
 
 def test_a_job_on_several_holds_none_while_it_waits_for_the_rest(tmp_path: Path) -> None:
-    with job(tmp_path, "0,1,2") as first, job(tmp_path, "0,1,2", 3) as second:
+    with job(tmp_path, "0,1,2") as first:
         alone = gpu_of(first)
-        assert second.stderr is not None
-        assert "waiting for 3 of the GPUs 0, 1, 2" in second.stderr.readline()
-        with job(tmp_path, "0,1,2", 2) as third:
-            assert sorted([*gpu_of(third).split(","), alone]) == ["0", "1", "2"]
+        with job(tmp_path, "0,1,2", 3) as second:
+            assert second.stderr is not None
+            assert "waiting for 3 of the GPUs 0, 1, 2" in second.stderr.readline()
+            with job(tmp_path, "0,1,2", 2) as third:
+                assert sorted([*gpu_of(third).split(","), alone]) == ["0", "1", "2"]
+            first.kill()
+            first.wait()
+            assert gpu_of(second) == "0,1,2"
+
+
+def test_a_claim_outlives_the_change_to_another_program(tmp_path: Path) -> None:
+    """As a training of several processes becomes torchrun."""
+    become = "import os, sys; os.execv('/bin/sh', ['sh', '-c', 'echo $CUDA_VISIBLE_DEVICES; read line'])"
+    code = HOLDER.replace("print(", f"from expert_tail.gpus import keep_claims\nkeep_claims()\n{become}\nprint(")
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "0,1", "TMPDIR": str(tmp_path)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code, "1"], env=environment, text=True, **pipes) as first:
+        taken = gpu_of(first)
+        with job(tmp_path, "0,1") as second:
+            assert {taken, gpu_of(second)} == {"0", "1"}
         first.kill()
-        first.wait()
-        assert gpu_of(second) == "0,1,2"
 
 
 def test_more_than_there_are_is_an_error(tmp_path: Path) -> None:
     with job(tmp_path, "0,1", 3) as process:
         assert process.stderr is not None
-        assert "`policy.shards`: 3 GPUs were asked for, and 2 are visible here; lower it" in process.stderr.read()
+        assert (
+            "`policy.shards` and `policy.processes` ask for 3 GPUs, and 2 are visible; lower them"
+            in process.stderr.read()
+        )
 
 
 @pytest.mark.parametrize("visible", ["", "3"])

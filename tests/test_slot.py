@@ -145,17 +145,19 @@ def test_second_slot_goes_on_from_what_the_first_has_kept(tmp_path: Path, smollm
 
 
 def test_how_busy_a_rule_kept_its_gpu_is_read_from_the_gpu_that_its_job_had(tmp_path: Path) -> None:
-    """Two GPUs, 10 seconds: 0 at 80 %, 1 at 20 %. One job on each, one whose log names none."""
+    """Two GPUs, 10 seconds: 0 at 80 %, 1 at 20 %. A job on each, one on both, one whose log names none."""
     (tmp_path / "artifacts/gpu").mkdir(parents=True)
     (tmp_path / ".snakemake/metadata").mkdir(parents=True)
     start = datetime(2026, 1, 2, 3, 4, 5).timestamp()
     seen = [(datetime.fromtimestamp(start + s), gpu, percent) for s in range(10) for gpu, percent in ((0, 80), (1, 20))]
-    lines = [f"{at:%Y/%m/%d %H:%M:%S}.000, {gpu}, {percent}, 100" for at, gpu, percent in seen]
+    lines = [f"{at:%Y/%m/%d %H:%M:%S}.000, {gpu}, GPU-{gpu}, {percent}, 100" for at, gpu, percent in seen]
     (tmp_path / slot.UTILISATION).write_text("\n".join([*lines, "2026/01/02 03:"]) + "\n")
-    for rule, log in (("sample_k64", "on GPU 0\n"), ("nll_probe", "on GPU 1\n"), ("select", "nothing of the kind\n")):
-        (tmp_path / f"{rule}.log").write_text(log)
+    logs = {"sample_k64": "on GPU 0", "nll_probe": "on GPU GPU-1", "rlvr_train": "on GPU 0,1", "select": "no such line"}
+    for rule, log in logs.items():
+        (tmp_path / f"{rule}.log").write_text(f"first\n{log}\n")
         record = {"rule": rule, "starttime": start + 2, "endtime": start + 8, "log": [f"{rule}.log"]}
         (tmp_path / ".snakemake/metadata" / rule).write_text(json.dumps(record))
     slot.write_utilisation(tmp_path)
     rows = (tmp_path / slot.BY_RULE).read_text().splitlines()
-    assert rows == ["rule,jobs,seconds,gpu_busy_percent", "nll_probe,1,6.0,20.0", "sample_k64,1,6.0,80.0"]
+    expected = ["nll_probe,1,6.0,20.0", "rlvr_train,1,6.0,50.0", "sample_k64,1,6.0,80.0"]
+    assert rows == ["rule,jobs,seconds,gpu_busy_percent", *expected]

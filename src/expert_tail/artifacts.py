@@ -192,6 +192,9 @@ EVALUATION_COLUMNS = [name for name, _ in _EVALUATION]
 ABANDONED_S = 24 * 3600  # a temporary file of another machine, whose processes cannot be asked after, is left over then
 
 
+REMAKE = "remove it and run again"
+
+
 class ArtifactError(UserError):
     """An artifact is missing, truncated, or not of its schema; the message names the file and the remedy."""
 
@@ -210,19 +213,19 @@ def write(path: str | Path, kind: str, table: pa.Table | Sequence[dict[str, Any]
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
-def read(path: str | Path, kind: str, columns: list[str] | None = None) -> pa.Table:
-    """Read an artifact of `kind`; an `ArtifactError` says which file to remove or which rule to run."""
-    with _readable(path):
+def read(path: str | Path, kind: str, columns: list[str] | None = None, *, remedy: str | None = None) -> pa.Table:
+    """Read an artifact of `kind`; an `ArtifactError` says which file to remove or which rule to run, or `remedy`."""
+    with _readable(path, remedy):
         table = pq.read_table(path, columns=columns, page_checksum_verification=True)
     schema = SCHEMAS[kind]
     for name in columns or schema.names:
         if name not in table.column_names:
             raise ArtifactError(
-                f"{path} has no column `{name}` (not a `{kind}` artifact of this version); remove it and run again"
+                f"{path} has no column `{name}` (not a `{kind}` artifact of this version); {remedy or REMAKE}"
             )
         if table.schema.field(name).type != schema.field(name).type:
             found, wanted = table.schema.field(name).type, schema.field(name).type
-            raise ArtifactError(f"{path}: column `{name}` is {found}, not {wanted}; remove the file and run again")
+            raise ArtifactError(f"{path}: column `{name}` is {found}, not {wanted}; {remedy or REMAKE}")
     return table
 
 
@@ -234,14 +237,14 @@ def notes(path: str | Path) -> dict[str, str]:
 
 
 @contextmanager
-def _readable(path: str | Path) -> Iterator[None]:
+def _readable(path: str | Path, remedy: str | None = None) -> Iterator[None]:
     """Turn what Arrow says of a missing or damaged file into an `ArtifactError` with the remedy."""
     if not Path(path).exists():
-        raise ArtifactError(f"{path} does not exist; run `snakemake {path}` to make it")
+        raise ArtifactError(f"{path} does not exist; {remedy or f'run `snakemake {path}` to make it'}")
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} is not a readable Parquet file ({error}); remove it and run again") from error
+        raise ArtifactError(f"{path} is not a readable Parquet file ({error}); {remedy or REMAKE}") from error
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 
 from expert_tail import __version__
 from expert_tail.errors import UserError, is_out_of_memory
-from expert_tail.gpus import claim_gpus
+from expert_tail.gpus import claim_gpus, keep_claims
 from expert_tail.progress import is_first_process, log, log_quietly, log_to
 
 
@@ -40,7 +40,7 @@ class Stage:
 
 
 _TRAINS = ("rlvr_train", "adapt")  # stages that several processes may run together
-_NO_MEMORY = (
+_LESS_MEMORY = (
     "out of memory: `policy.shards` divides the policy over GPUs, `policy.dtype: bfloat16` halves it, fewer rollouts or "
     "`max_tokens` need less beside it; what is finished is kept, so run the same command again"
 )
@@ -297,9 +297,9 @@ STAGES = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when it did what was asked, 1 on a failure the user can act on, 2 on bad arguments."""
     given = _parser().parse_args(arguments)
-    if given.processes > 1 and "RANK" not in os.environ:
-        _start_processes(given, sys.argv[1:] if arguments is None else arguments)
     try:
+        if given.processes > 1 and "RANK" not in os.environ:
+            _start_processes(given, sys.argv[1:] if arguments is None else arguments)
         if given.log and is_first_process():
             log_to(given.log)
         given.run(given)
@@ -318,16 +318,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         log_quietly(traceback.format_exc())
         if is_out_of_memory(error):
-            log(f"expert-tail {given.command}: {' '.join(str(error).split())[:300]}\n{_NO_MEMORY}")
+            stage = getattr(given, "stage", None)
+            advice = f"\n{_LESS_MEMORY}" if stage is not None and "runtime" in stage.sections else ""
+            log(f"expert-tail {given.command}: {' '.join(str(error).split())[:300]}{advice}", always=True)
             return 1
         raise
     return 0
 
 
 def _start_processes(given: argparse.Namespace, arguments: Sequence[str]) -> None:
-    """Become torchrun, which runs this command line once in each process and ends them all where one fails."""
+    """Become torchrun, which runs this command line once in each process and ends them all where one fails.
+
+    The GPUs that the processes divide among themselves are claimed for as long as it lives.
+    """
     if given.command not in _TRAINS:
         _parser().error(f"--processes is for {' and '.join(_TRAINS)}")
+    _claim_gpus(_settings(given), given.processes)
+    keep_claims()
     threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // given.processes))}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={given.processes}"]
     os.execve(sys.executable, [*command, "--module", "--", "expert_tail", *arguments], threads | os.environ)
@@ -374,17 +381,25 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run_stage(given: argparse.Namespace) -> None:
     stage: Stage = given.stage
-    arguments: dict[str, Any] = {
-        parameter: _class(place).from_arguments(given, section)
-        for parameter, (section, place) in stage.sections.items()
-    }
+    arguments = _settings(given)
     for name in (*stage.paths, *stage.optional, *stage.lists, *stage.values, *stage.options):
         arguments[name] = getattr(given, name)
-    # Several processes divide the GPUs among themselves.
-    if given.processes == 1 and any(getattr(value, "device", "cpu") != "cpu" for value in arguments.values()):
-        runtime = arguments.get("runtime")
-        claim_gpus(runtime.shards if runtime and runtime.device != "cpu" else 1)
+    if given.processes == 1:
+        _claim_gpus(arguments)
     importlib.import_module(f"expert_tail.{stage.name}.stage").run(**arguments)
+
+
+def _settings(given: argparse.Namespace) -> dict[str, Any]:
+    return {
+        parameter: _class(place).from_arguments(given, section)
+        for parameter, (section, place) in given.stage.sections.items()
+    }
+
+
+def _claim_gpus(settings: dict[str, Any], processes: int = 1) -> None:
+    if any(getattr(value, "device", "cpu") != "cpu" for value in settings.values()):
+        runtime = settings.get("runtime")
+        claim_gpus(processes * runtime.shards if runtime and runtime.device != "cpu" else 1)
 
 
 def _class(place: str) -> Any:

@@ -25,7 +25,9 @@ def claim_gpus(count: int = 1) -> None:
     """
     visible = _visible()
     if visible and count > len(visible):
-        raise UserError(f"`policy.shards`: {count} GPUs were asked for, and {len(visible)} are visible here; lower it")
+        raise UserError(
+            f"`policy.shards` and `policy.processes` ask for {count} GPUs, and {len(visible)} are visible; lower them"
+        )
     if len(visible) < 2 or _held:
         return
     has_waited = False
@@ -36,6 +38,12 @@ def claim_gpus(count: int = 1) -> None:
         time.sleep(_INTERVAL_S * random.uniform(0.5, 1.5))  # or two that each want several might never meet
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
     log(f"on GPU {','.join(taken)}")
+
+
+def keep_claims() -> None:
+    """Keep what is claimed when this process becomes another program."""
+    for lock in _held:
+        os.set_inheritable(lock._context.lock_file_fd, True)  # type: ignore[arg-type]
 
 
 def _visible() -> list[str]:

@@ -100,13 +100,15 @@ class _Trajectory:
         last = self.steps[done - 1]
         log(f"adapt {self.adaptation.name}: going on after step {done - 1}, as {self.steps.folder} holds it")
         for step in range(done):
-            self.adaptation.observe(self._read(step, "rollouts"))
+            rollouts = self._read(step, "rollouts")
+            self.adaptation.observe(rollouts)
+        if done <= self.run.steps:  # there is more to be trained
+            restore(self.adaptation.policy, self.adaptation.optimizer, self.steps, done - 1, last)
+        for step in range(done):
             self._publish(step)
-        restore(self.adaptation.policy, self.adaptation.optimizer, last, last)
-        rollouts = self._read(done - 1, "rollouts")
         # The last step of a shorter run has not been scored, as no update followed it.
         if done <= self.run.steps and self.run.needs_scoring and rollouts[0]["token_advantages"] is None:
-            account = artifacts.read(last / "account.parquet", "accounts").to_pylist()[0]
+            account = self.steps.read(done - 1, "account", "accounts").to_pylist()[0]
             self.adaptation.score(rollouts, self._read(done - 1, "evaluations"), account)
             self._write(last, "account", "accounts", [account])
             self._write(last, "rollouts", "adapt_rollouts", rollouts)
@@ -154,7 +156,7 @@ class _Trajectory:
         artifacts.write(folder / f"{name}.parquet", kind, rows, **notes, engine=self.adaptation.engine.name)
 
     def _read(self, step: int, name: str) -> list[Row]:
-        return artifacts.read(self.steps[step] / f"{name}.parquet", f"adapt_{name}").to_pylist()
+        return self.steps.read(step, name, f"adapt_{name}").to_pylist()
 
     def _publish(self, step: int) -> None:
         if not self.adaptation.processes.is_first:

@@ -42,7 +42,9 @@ def equivalent_k(value: float, ks: Sequence[int], curve: Sequence[float]) -> Equ
 def equivalent_interval(low: float, high: float, ks: Sequence[int], curve: Sequence[float]) -> list[float | None]:
     """The equivalent K of both ends of a method's interval; an end that lies beyond the curve's is the first or last K.
 
-    What the curve itself is uncertain by is not in it. Nothing where the curve is flat.
+    What the curve itself is uncertain by is not in it. Nothing where the curve is flat, or all of the interval beyond it.
     """
     highest = max(curve)
+    if high < curve[0] or low > highest:
+        return [None, None]
     return [equivalent_k(min(max(end, curve[0]), highest), ks, curve).k for end in (low, high)]

@@ -111,14 +111,20 @@ class Estimator:
         )
 
     def memory(self) -> dict[str, Range]:
-        """Bytes: of the weights, of an update's activations and optimiser, and of the whole on the device it is on."""
+        """Bytes: of the weights, of an update's activations and optimiser, and of the whole on the device it is on.
+
+        A policy in shards has them on all of its GPUs together. vLLM has weights of its own, and a cache on each GPU.
+        """
         weights = Range.exactly(self.size.parameters * BYTES[self.config.policy.dtype])
         per_token = rates()["memory"]["update_bytes_per_token_135m"]["value"] * BYTES[self.config.policy.dtype] / 4
         # Activations grow with layers times width, about the power 2/3 of the parameters.
         grown = per_token * (self.size.active / _MEASURED) ** (2 / 3) * _PASS_TOKENS
         update = Range(grown / 2, grown * 1.5).plus(adapter_bytes(self.size, self.config.lora).times(3))
         process = _range(rates()["memory"]["job_bytes"])
-        return {"weights": weights, "update": update, "all": weights.plus(update).plus(process)}
+        policy, engine = self.config.policy, Range.exactly(0)
+        if policy.engine == "vllm":
+            engine = Range.exactly(self.size.stored_bytes + policy.shards * policy.kv_cache_gib * 2**30)
+        return {"weights": weights, "update": update, "all": weights.plus(update).plus(process).plus(engine)}
 
     def _loading(self) -> Range:
         speed = self._rate("load_bytes_per_s")

@@ -12,6 +12,7 @@ parallel). Import this module where vLLM is installed only.
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -72,7 +73,9 @@ class VllmEngine:
                 f"`policy.device` is {device}, but the vLLM that is installed here runs on {current_platform.device_type}; "
                 "change `policy.device`, or set `policy.engine` to transformers"
             )
-        on_cpu = device == "cpu"
+        on_cpu, shards = device == "cpu", self._runtime.shards
+        if on_cpu and shards > 1:  # else each worker takes all cores, and vLLM leaves this process one
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // shards)))
         lora = {} if adapter is None else {"enable_lora": True, "max_loras": 1, "max_lora_rank": self._rank(adapter)}
         try:
             return LLMEngine.from_engine_args(
@@ -82,26 +85,27 @@ class VllmEngine:
                     dtype=self._runtime.dtype,
                     max_model_len=-1,  # what the model and the KV cache hold
                     kv_cache_memory_bytes=int(self._runtime.kv_cache_gib * 2**30),
+                    gpu_memory_utilization=0.01,  # beside that it asks for none: a policy in training may have the rest
                     block_size=CPU_BLOCK if on_cpu else None,
                     enable_prefix_caching=True,
                     enforce_eager=on_cpu,  # compiling would take longer than it saves
                     async_scheduling=False,  # a token is drawn when those before it are known
                     logits_processors=[Drawing],
-                    tensor_parallel_size=self._runtime.shards,
-                    distributed_executor_backend="mp" if self._runtime.shards > 1 else "uni",
+                    tensor_parallel_size=shards,
+                    distributed_executor_backend="mp" if shards > 1 else "uni",
                     disable_log_stats=True,
                     use_tqdm_on_load=False,
                     **lora,
                 )
             )
-        except (
-            ValueError,
-            RuntimeError,
-        ) as error:  # of workers in processes of their own vLLM passes on no more than that
+        except Exception as error:
+            # Of workers in processes of their own vLLM tells only that they failed, by a bare Exception.
+            if not isinstance(error, (ValueError, RuntimeError)) and type(error) is not Exception:
+                raise
             raise UserError(
                 f"vLLM cannot serve {self._folder}: {_brief(error)}; `policy.kv_cache_gib` is {self._runtime.kv_cache_gib:g}, "
-                f"`policy.shards` {self._runtime.shards}: change them if memory or divisibility is the matter, else set "
-                "`policy.engine` to transformers"
+                f"`policy.shards` {shards}: change them if memory or divisibility is the matter, else set `policy.engine` to "
+                "transformers (VLLM_LOGGING_LEVEL=INFO tells more)"
             ) from error
 
     def _rank(self, adapter: Path) -> int:
@@ -148,10 +152,12 @@ class VllmEngine:
                     left.remove(output.request_id)
                 if advance is not None and done:
                     advance(len(done))
-        finally:
-            self._engine.abort_request(sorted(left))  # of a call that failed
-            drawn = self._engine.collective_rpc(end)
-        return self._checked(drawn, taken)
+        except BaseException:
+            with suppress(Exception):  # a worker that is gone would fail again
+                self._engine.abort_request(sorted(left))
+                self._engine.collective_rpc(end)
+            raise
+        return self._checked(self._engine.collective_rpc(end), taken)
 
     def _params(self, sample: int, max_tokens: int) -> SamplingParams:
         """Of the one token that is left to choose from, vLLM takes the likeliest."""
@@ -173,12 +179,11 @@ class VllmEngine:
 
     def _checked(self, drawn: Sequence[Drawn], taken: dict[int, list[int]]) -> list[list[Completion]]:
         """What the first worker drew, if the others drew the same and vLLM took it."""
-        first, *others = drawn
-        if first.failure is not None:
-            raise FloatingPointError(first.failure)
-        if any(other.checksum != first.checksum for other in others):
-            raise RuntimeError(f"the {len(drawn)} shards of vLLM {vllm.__version__} drew different tokens")
-        completions = first.completions or []
+        if failures := [one.failure for one in drawn if one.failure is not None]:
+            raise FloatingPointError(failures[0])
+        completions = drawn[0].completions
+        if completions is None or len({one.checksum for one in drawn}) > 1:
+            raise RuntimeError(f"the {len(drawn)} shards of vLLM {vllm.__version__} drew different tokens, or not all")
         for sample, one in enumerate(one for of_prompt in completions for one in of_prompt):
             if one.token_ids != taken[sample]:
                 raise RuntimeError(

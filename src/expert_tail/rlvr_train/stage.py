@@ -62,7 +62,7 @@ def run(
         optimizer = torch.optim.Adam(parameters, lr=rlvr.learning_rate)
         reward = NormalisedReward(rlvr.reward_window)
         if done:
-            restore(trained, optimizer, steps.adapter(done - 1), steps[done - 1])
+            restore(trained, optimizer, steps, done - 1, steps.adapter(done - 1))
             for row in steps.rollouts(done).select(["task_id", "speedup"]).to_pylist():
                 reward.observe(row["task_id"], [row["speedup"]])
         with (
@@ -168,7 +168,7 @@ class _Trained(Steps):
                 shutil.rmtree(self.adapter(step - 2), ignore_errors=True)
 
     def rollouts(self, steps: int) -> pa.Table:
-        return pa.concat_tables(artifacts.read(self[n] / "rollouts.parquet", "rollouts") for n in range(steps))
+        return pa.concat_tables(self.read(n, "rollouts", "rollouts") for n in range(steps))
 
     def adapter(self, step: int) -> Path:
         return self[step] / "adapter"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 from pydantic import BaseModel
 from safetensors import SafetensorError
@@ -40,6 +41,16 @@ class Steps:
             n += 1
         return n
 
+    def read(self, step: int, name: str, kind: str) -> pa.Table:
+        """A table of a finished step; a `UserError` says what to do where it is damaged."""
+        return artifacts.read(self[step] / f"{name}.parquet", kind, remedy=self.remedy(step))
+
+    def remedy(self, step: int) -> str:
+        """What to do about a damaged file of a finished step."""
+        if step and (self[step - 1] / OPTIMIZER).exists():
+            return f"remove {self[step]} and run again, which goes on after the step before it"
+        return f"remove {self.folder} and run again, which begins anew; no candidate is measured again"
+
     @contextmanager
     def making(self, step: int) -> Iterator[Path]:
         """Yield a folder to fill; it becomes the step's when the block ends, and is removed if the block fails.
@@ -64,22 +75,22 @@ def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
         torch.save(optimizer.state_dict(), file)  # to a path, a full disk would be a RuntimeError without a reason
 
 
-def restore(policy: Policy, optimizer: torch.optim.Optimizer, adapter: Path, state: Path) -> None:
-    """Put the weights of the folder `adapter` and the optimiser state of the step's folder `state` back into place.
+def restore(policy: Policy, optimizer: torch.optim.Optimizer, steps: Steps, step: int, adapter: Path) -> None:
+    """Put weights and optimiser state back into place as they were after `step`; the weights lie in the folder `adapter`.
 
     A file of them that is not whole is a `UserError`.
     """
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    remedy = f"remove {state} and run again, which goes on after the step before it"
-    check_weights(adapter, remedy)
+    check_weights(adapter, steps.remedy(step))
     set_peft_model_state_dict(policy.model, load_file(adapter / "adapter_model.safetensors"))
+    kept = steps[step] / OPTIMIZER
     try:
-        kept = torch.load(state / OPTIMIZER, weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{state / OPTIMIZER} is missing or damaged ({type(error).__name__}); {remedy}") from error
-    optimizer.load_state_dict(kept)
+        optimizer.load_state_dict(torch.load(kept, weights_only=True))
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        problem = f"is missing or damaged ({type(error).__name__})"
+        raise UserError(f"{kept} {problem}; {steps.remedy(step)}") from error
 
 
 def run_digest(stage: str, *parts: BaseModel | Path | str) -> str:
