@@ -3,6 +3,8 @@
 import gc
 import itertools
 import json
+import subprocess
+import sys
 import textwrap
 import weakref
 from collections.abc import Callable, Iterator
@@ -607,3 +609,22 @@ def test_runs_share_outputs_of_the_same_bytes_and_no_others() -> None:
     first, same, other = ran(0.0, float("nan")), ran(0.0, float("nan")), ran(-0.0, float("nan"))
     assert same.sharing([other, first]).outputs is first.outputs
     assert other.sharing([first, same]) is other
+
+
+GONE = """
+import os, signal, time
+from expert_tail.evaluator.process import ForkServer
+from expert_tail.evaluator.sandbox import Limits
+
+with ForkServer(use_sandbox=False) as server:
+    worker = server.start(Limits(memory_bytes=1 << 32, file_bytes=1 << 20, core=-1, writable=False, sandbox=False))
+    os.kill(worker.pid, signal.SIGKILL)
+    time.sleep(0.5)  # its end is told, and nobody reads it
+    server._socket.close()
+    server._process.wait(10)
+"""
+
+
+def test_fork_server_ends_quietly_when_its_parent_has_not_read_all() -> None:
+    done = subprocess.run([sys.executable, "-c", GONE], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -33,7 +33,10 @@ def serve(server: socket.socket) -> None:
         while True:
             for key, _ in selector.select():
                 if key.fd == server.fileno():
-                    message, descriptors, _, _ = socket.recv_fds(server, MAX_MESSAGE, 2)
+                    try:
+                        message, descriptors, _, _ = socket.recv_fds(server, MAX_MESSAGE, 2)
+                    except ConnectionResetError:  # the parent is gone, and has not read all that was sent
+                        return
                     if not message:
                         return
                     request = json.loads(message)
@@ -54,7 +57,8 @@ def serve(server: socket.socket) -> None:
                     os.close(key.fd)
                     _, status = os.waitpid(pid, 0)
                     _end_orphans(set(children.values()))
-                    server.send(json.dumps({"exited": pid, "status": status}).encode())
+                    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then the next message is its end
+                        server.send(json.dumps({"exited": pid, "status": status}).encode())
 
 
 def _end_orphans(workers: set[int]) -> None:
