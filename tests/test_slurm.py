@@ -202,7 +202,13 @@ def everything(smoke: Smoke) -> tuple[World, str]:
     offered = {"max_runtime": "1d", "max_mem_mb": 32000, "max_threads": 4}
     table = {"main": offered | {"max_gpu": 1}, "failing": offered | {"max_mem_mb": 100}}
     partitions.write_text(yaml.safe_dump({"partitions": table}))
-    return world, world.run("all", *SMOKE, "--resources", "gpu=3", "--slurm-partition-config", partitions)
+    experts, config = world.folder / "experts", world.folder / "few.yaml"  # all of them would take a quarter of an hour
+    (experts / "forward_body").mkdir(parents=True)
+    for task in (5, 12):
+        shutil.copy(ROOT / f"tests/experts/forward_body/{task}.py", experts / "forward_body")
+    config.write_text(yaml.safe_dump({"headroom": {"experts": str(experts)}, "null_audit": {"subsets": ["subset1"]}}))
+    resources = ["--resources", "gpu=3", "--slurm-partition-config", partitions]
+    return world, world.run("all", SMOKE[0], SMOKE[1], config, *SMOKE[2:], *resources)
 
 
 def test_workflow_runs_to_its_end_though_jobs_were_killed(smoke: Smoke) -> None:
@@ -220,6 +226,8 @@ def test_everything_is_made_and_jobs_ask_for_what_they_need(scenarios: dict[str,
     world, said = scenarios["everything"].result()
     assert (world.folder / "results/report.html").stat().st_size > 0
     assert not re.search("Error in (rule|group)", said)
+    assert "Auto-selected partition 'main'" in said
+    assert "No suitable partition" not in said
     (probes,) = [job for job in jobs(world.folder) if "probes" in job.comment]  # of two checkpoints
     assert len(list((world.folder / "artifacts/probes").rglob("step=*.parquet"))) == 2
     (adapt,) = [job for job in jobs(world.folder) if "smoke-grpo" in job.comment and "adapt" in job.comment]
