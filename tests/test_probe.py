@@ -14,7 +14,7 @@ from test_logprobs import one_at_a_time
 
 from expert_tail import artifacts
 from expert_tail.adapt.settings import AdaptationSettings, Run
-from expert_tail.adaptation_tables.correlation import UNDEFINED, Samples, association, bootstrap_weights
+from expert_tail.adaptation_tables.correlation import UNDEFINED, Samples, association, resampled_means, times_drawn
 from expert_tail.adaptation_tables.probes import probe
 from expert_tail.adaptation_tables.stage import run as write_tables
 from expert_tail.adaptation_tables.trajectory import trajectory
@@ -152,11 +152,20 @@ def test_within_tasks_a_difference_between_tasks_is_no_association() -> None:
 
 
 def test_bootstrap_draws_candidates_within_their_task() -> None:
-    samples = made_samples(0, 6, tasks=2, copies=3)
-    weight_BN = bootstrap_weights(samples, 50, np.random.default_rng(0))
-    assert (weight_BN.reshape(50, 6, 3) == weight_BN.reshape(50, 6, 3)[:, :, :1]).all()
+    task_C = np.array([0, 1, 0, 1, 1])
+    times_BC = times_drawn(task_C, 50, np.random.default_rng(0))
     for task in (0, 1):
-        assert (weight_BN[:, samples.task_N == task].sum(axis=1) == 9).all()
+        assert (times_BC[:, task_C == task].sum(axis=1) == (task_C == task).sum()).all()
+    assert len(np.unique(times_BC, axis=0)) > 5
+
+
+def test_resampled_means_are_those_of_every_sample_drawn_with_its_candidate() -> None:
+    rng = np.random.default_rng(0)
+    place_N, value_N, share_N = rng.integers(4, size=30), rng.normal(size=30), rng.random(30)
+    times_BC = np.vstack([times_drawn(np.array([0, 0, 1, 1]), 20, rng), np.zeros((1, 4))])
+    weight_BN = times_BC[:20, place_N] * share_N
+    expected = (weight_BN * value_N).sum(axis=1) / weight_BN.sum(axis=1)
+    np.testing.assert_allclose(resampled_means(value_N, share_N, place_N, times_BC), expected)
 
 
 def test_what_has_no_correlation_is_undefined() -> None:

@@ -76,7 +76,7 @@ def association(
     if not np.isfinite(observed):
         return UNDEFINED
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    draws_B = correlation(weight_G * _times_drawn(samples.task_N[first_C], resamples, rng)[:, candidate_G])
+    draws_B = correlation(weight_G * times_drawn(samples.task_N[first_C], resamples, rng)[:, candidate_G])
     defined_B = draws_B[np.isfinite(draws_B)]
     low, high = np.quantile(defined_B, tails) if len(defined_B) else (observed, observed)
     strata_C = (samples.task_N if within else np.zeros_like(samples.task_N))[first_C]
@@ -111,18 +111,24 @@ def resolved(surprisal_N: Floats) -> Floats:
     return result
 
 
-def bootstrap_weights(samples: Samples, resamples: int, rng: np.random.Generator) -> Floats:
-    """`weight_BN`: how often each sample is drawn when candidates are drawn with replacement within their task."""
-    first_C, candidate_N = np.unique(samples.candidate_N, return_index=True, return_inverse=True)[1:]
-    return _times_drawn(samples.task_N[first_C], resamples, rng)[:, candidate_N]
-
-
-def _times_drawn(task_C: Ints, resamples: int, rng: np.random.Generator) -> Floats:
+def times_drawn(task_C: Ints, resamples: int, rng: np.random.Generator) -> Floats:
+    """`times_BC`: how often each candidate is drawn when candidates are drawn with replacement within their task."""
     times_BC = np.empty((resamples, len(task_C)))
     for task in np.unique(task_C):
         own = np.flatnonzero(task_C == task)
         times_BC[:, own] = rng.multinomial(len(own), np.full(len(own), 1 / len(own)), size=resamples)
     return times_BC
+
+
+def resampled_means(value_N: Floats, share_N: Floats, place_N: Ints, times_BC: Floats) -> Floats:
+    """Means of a bootstrap (B,): each sample counts by its share, and as often as its candidate `place_N` is drawn.
+
+    Resamples in which none counts are left out. Sums over candidates come first: samples may be millions.
+    """
+    share_C, value_C = (np.bincount(place_N, of_N, times_BC.shape[1]) for of_N in (share_N, share_N * value_N))
+    total_B = times_BC @ share_C
+    means: Floats = (times_BC @ value_C)[total_B > 0] / total_B[total_B > 0]
+    return means
 
 
 def _groups(candidate_N: Ints, surprisal_N: Floats, control_N: Floats | None) -> tuple[Ints, Floats]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from expert_tail.adaptation_tables.correlation import Samples, association, bootstrap_weights, resolved
+from expert_tail.adaptation_tables.correlation import Samples, association, resampled_means, resolved, times_drawn
 from expert_tail.aggregate import statistics
 from expert_tail.aggregate.settings import AggregateSettings
 
@@ -65,8 +65,9 @@ def _row(run: str, step: int, which: str, kind: str, samples: pl.DataFrame, sett
 def _mean(samples: Samples, settings: AggregateSettings, rng: np.random.Generator) -> Row:
     if len(samples.surprisal_N) == 0:
         return {"mean_surprisal": None, "mean_surprisal_low": None, "mean_surprisal_high": None}
-    weight_BN = bootstrap_weights(samples, settings.bootstrap, rng)
-    draws_B = (weight_BN @ samples.surprisal_N) / weight_BN.sum(axis=1)
+    _, first_C, place_N = np.unique(samples.candidate_N, return_index=True, return_inverse=True)
+    times_BC = times_drawn(samples.task_N[first_C], settings.bootstrap, rng)
+    draws_B = resampled_means(samples.surprisal_N, np.ones(len(place_N)), place_N, times_BC)
     mean = float(samples.surprisal_N.mean())
     interval = statistics.percentile_interval(draws_B, mean, settings.confidence)
     return {"mean_surprisal": mean, "mean_surprisal_low": interval.low, "mean_surprisal_high": interval.high}

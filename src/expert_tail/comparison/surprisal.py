@@ -19,8 +19,9 @@ from expert_tail.adaptation_tables.correlation import (
     Ints,
     Samples,
     association,
-    bootstrap_weights,
+    resampled_means,
     resolved,
+    times_drawn,
 )
 from expert_tail.aggregate import statistics
 from expert_tail.aggregate.settings import AggregateSettings
@@ -90,23 +91,24 @@ def quartiles(samples: pl.DataFrame, settings: AggregateSettings) -> list[Row]:
     task_N, candidate_N = _codes(correct, "task_id"), _codes(correct, "candidate")
     speedup_N, tokens_N = (correct[name].to_numpy().astype(np.float64) for name in _MEASURED)
     fast = {metric: correct[metric].to_numpy().astype(np.float64) for metric in FAST}
+    _, first_C, place_N = np.unique(candidate_N, return_index=True, return_inverse=True)
     rows = []
     for ranks in RANKS:
         for kind, column in SURPRISAL.items():
             surprisal_N = resolved(correct[column].to_numpy())
             rng = statistics.generator(settings.seed, "quartiles", subset, ranks, kind)
-            times_BN = bootstrap_weights(Samples(surprisal_N, speedup_N, task_N, candidate_N), settings.bootstrap, rng)
+            times_BC = times_drawn(task_N[first_C], settings.bootstrap, rng)
             tasks = len(np.unique(task_N))
             if tasks > 1:
-                times_BN = (
-                    times_BN * rng.multinomial(tasks, np.full(tasks, 1 / tasks), settings.bootstrap)[:, task_N - 1]
-                )
+                times_BC *= rng.multinomial(tasks, np.full(tasks, 1 / tasks), settings.bootstrap)[
+                    :, task_N[first_C] - 1
+                ]
             share_NQ = quartile_shares(surprisal_N, task_N if ranks == "within_task" else np.zeros_like(task_N))
             for q, share_N in enumerate(share_NQ.T):
                 row: Row = {"subset": subset, "ranks": ranks, "surprisal": kind, "quartile": q + 1}
                 row |= {"n": float(share_N.sum()), "n_candidates": len(np.unique(candidate_N[share_N > 0]))}
                 for metric, value_N in fast.items():
-                    row |= _mean(metric, value_N, share_N, times_BN, task_N, settings)
+                    row |= _mean(metric, value_N, share_N, place_N, times_BC, task_N, settings)
                 row |= {"mean_speedup": _average(speedup_N, share_N), "median_speedup": _median(speedup_N, share_N)}
                 row |= {"mean_tokens": _average(tokens_N, share_N), "mean_surprisal": _average(surprisal_N, share_N)}
                 rows.append(row)
@@ -153,14 +155,19 @@ def _codes(rows: pl.DataFrame, column: str) -> Ints:
 
 
 def _mean(
-    name: str, value_N: Floats, share_N: Floats, times_BN: Floats, task_N: Ints, settings: AggregateSettings
+    name: str,
+    value_N: Floats,
+    share_N: Floats,
+    place_N: Ints,
+    times_BC: Floats,
+    task_N: Ints,
+    settings: AggregateSettings,
 ) -> Row:
+    """A mean over the samples, each counted by its share; candidates (`place_N` says which) are drawn `times_BC` times."""
     mean = _average(value_N, share_N)
     if mean is None:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
-    weight_BN = times_BN * share_N
-    total_B = weight_BN.sum(axis=1)
-    draws_B = (weight_BN @ value_N)[total_B > 0] / total_B[total_B > 0]
+    draws_B = resampled_means(value_N, share_N, place_N, times_BC)
     tasks = len(np.unique(task_N[share_N > 0]))
     found = statistics.proportion_interval(draws_B, mean, np.full(tasks, mean), settings.confidence)
     return {name: mean, f"{name}_low": found.low, f"{name}_high": found.high}
