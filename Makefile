@@ -8,9 +8,10 @@ VLLM := .venv-vllm
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SNAKEMAKE := snakemake --cores all
+PYTEST := OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
 CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit("Expert Tail needs Python 3.11 or newer; set PYTHON=…" if sys.version_info < (3, 11) else 0)'
 
-.PHONY: table3 all test test-slurm test-vllm lint install install-vllm report snakemake-report clean
+.PHONY: table3 all test test-slow test-slurm test-vllm lint install install-vllm report snakemake-report clean
 
 table3: install
 	$(SNAKEMAKE) results/table3.csv
@@ -25,7 +26,11 @@ snakemake-report: all
 	$(SNAKEMAKE) --report results/report.zip
 
 test: install
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu and not slurm and not vllm"
+	$(PYTEST) -m "not slow and not gpu and not slurm and not vllm"
+
+# The longest tests, which are whole runs of the workflow, and every reference of the suite.
+test-slow: install
+	$(PYTEST) -m "slow and not gpu and not slurm and not vllm"
 
 test-slurm: $(VENV)/.slurm
 	pytest -m slurm tests/test_slurm.py

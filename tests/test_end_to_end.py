@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from expert_tail import artifacts
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 

@@ -33,6 +33,8 @@ from injection import (
 
 from expert_tail import artifacts
 
+pytestmark = pytest.mark.slow
+
 TARGET = "results/table3.csv"
 ROLLOUTS = "artifacts/rlvr/rollouts.parquet"
 PROBLEMS = {

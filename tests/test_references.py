@@ -7,6 +7,8 @@ from expert_tail.evaluator.evaluator import Candidate, Evaluator
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.tasks import load_suite
 
+pytestmark = pytest.mark.slow
+
 TASKS = {task.task_id: task for task in load_suite("level1", "cpu")}
 
 

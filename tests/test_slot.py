@@ -12,6 +12,8 @@ import types
 from datetime import datetime
 from pathlib import Path
 
+import pytest
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
@@ -112,6 +114,7 @@ def test_work_that_outlasts_the_slot_is_ended(tmp_path: Path) -> None:
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.slow
 def test_second_slot_goes_on_from_what_the_first_has_kept(tmp_path: Path, smollm2: Path) -> None:
     config = tmp_path / "audit.yaml"
     audit = "null_audit: {repeats: 24, tasks: [12], protocols: [paired], timing_budget_s: 0.05}"
