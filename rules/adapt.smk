@@ -49,7 +49,7 @@ for _run in CONFIG.adaptation.runs:
             runtime=flags("policy", RuntimeSettings),
             evaluator=flags("evaluator"),
         shell:
-            "{EXPERT_TAIL} --log {log} --processes {resources.processes} adapt"
+            "python3 -P -m expert_tail --log {log} --processes {resources.processes} adapt"
             " --tasks {input.tasks} --policy {params.policy} --adapter {params.adapter}"
             " --state {params.folder}/state --output {params.folder}"
             " {params.run} {params.sampling} {params.prompt} {params.runtime} {params.evaluator}"
@@ -73,5 +73,5 @@ rule best_of_adaptation:
     params:
         code=digest("best_of_adaptation"),
     shell:
-        "{EXPERT_TAIL} --log {log} best_of_adaptation --evaluations {input.evaluations}"
+        "python3 -P -m expert_tail --log {log} best_of_adaptation --evaluations {input.evaluations}"
         " --output artifacts/adapt/{wildcards.run}/boa"

@@ -30,7 +30,7 @@ rule score_logprobs_base:
         prompt=flags("prompt"),
         runtime=flags("policy", RuntimeSettings),
     shell:
-        "{EXPERT_TAIL} --log {log} score_logprobs --tasks {input.tasks} --policy {params.policy} --samples {input.samples}"
+        "python3 -P -m expert_tail --log {log} score_logprobs --tasks {input.tasks} --policy {params.policy} --samples {input.samples}"
         " --output {output} {params.prompt} {params.runtime}"
 
 
@@ -57,7 +57,7 @@ rule budget_curve:
         comparison=flags("comparison"),
         select=flags("select"),
     shell:
-        "{EXPERT_TAIL} --log {log} budget_curve --evaluations {input.evaluations} --logprobs {input.logprobs}"
+        "python3 -P -m expert_tail --log {log} budget_curve --evaluations {input.evaluations} --logprobs {input.logprobs}"
         " --output results {params.aggregate} {params.comparison} {params.select}"
 
 
@@ -93,7 +93,7 @@ rule selection_sensitivity:
         aggregate=flags("aggregate"),
         comparison=flags("comparison"),
     shell:
-        "{EXPERT_TAIL} --log {log} selection_sensitivity --evaluations {input.evaluations} --logprobs {input.logprobs}"
+        "python3 -P -m expert_tail --log {log} selection_sensitivity --evaluations {input.evaluations} --logprobs {input.logprobs}"
         " --base {input.base} --probes {input.probes} --output results {params.aggregate} {params.comparison}"
 
 
@@ -123,6 +123,6 @@ rule pareto:
         select=flags("select"),
         adaptation=RUNS.flags("adaptation"),
     shell:
-        "{EXPERT_TAIL} --log {log} pareto --samples {input.samples} --evaluations {input.evaluations}"
+        "python3 -P -m expert_tail --log {log} pareto --samples {input.samples} --evaluations {input.evaluations}"
         " --logprobs {input.logprobs} --runs artifacts/adapt --output results"
         " {params.aggregate} {params.comparison} {params.select} {params.adaptation}"

@@ -1,4 +1,4 @@
-# Requires: the loaded `config`. Gives: CONFIG (checked), EXPERT_TAIL for shell commands, flags() and digest() for params,
+# Requires: the loaded `config`. Gives: CONFIG (checked), what shell commands find, flags() and digest() for params,
 # names of subsets and seeds.
 
 import shlex
@@ -25,10 +25,11 @@ if workflow.is_main_process:  # not in the jobs that it starts
 # Jobs run the package beside this file with the Python that runs this, whose folder has the tools that compilers call; or
 # with their environment's own, where they have one.
 _deployed = {DeploymentMethod.CONDA, DeploymentMethod.APPTAINER} & set(workflow.deployment_settings.deployment_method)
-_PYTHON = "python" if _deployed else shlex.quote(sys.executable)
-_SOURCE = f"PYTHONPATH={shlex.quote(str(Path(workflow.basedir) / 'src'))}${{PYTHONPATH:+:$PYTHONPATH}}"
-_TOOLS = "" if _deployed else f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH "
-EXPERT_TAIL = f"{_TOOLS}{_SOURCE} {_PYTHON} -P -m expert_tail"
+_places = {"PYTHONPATH": Path(workflow.basedir) / "src"} | ({} if _deployed else {"PATH": Path(sys.executable).parent})
+# Braces twice, since Snakemake formats the text.
+shell.prefix(
+    "".join(f"export {name}={shlex.quote(str(at))}${{{{{name}:+:${name}}}}}; " for name, at in _places.items())
+)
 
 TASKS = f"artifacts/tasks/{CONFIG.suite}.parquet"
 POLICY = f"artifacts/policy/{CONFIG.policy.name}"

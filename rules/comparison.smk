@@ -50,7 +50,7 @@ rule comparison:
         adaptation=RUNS.flags("adaptation"),
         prompt=flags("prompt"),
     shell:
-        "{EXPERT_TAIL} --log {log} comparison --tasks {input.tasks} --policy {params.policy} --rollouts {input.rollouts}"
+        "python3 -P -m expert_tail --log {log} comparison --tasks {input.tasks} --policy {params.policy} --rollouts {input.rollouts}"
         " --samples {input.samples} --evaluations {input.evaluations} --logprobs {input.logprobs}"
         " --selections {input.selections} --runs artifacts/adapt --probes {input.probes} --probed {input.probed}"
         " --headroom {input.headroom}"
@@ -78,4 +78,4 @@ rule paper_vs_run:
     params:
         code=digest("paper_vs_run"),
     shell:
-        "{EXPERT_TAIL} --log {log} paper_vs_run --results results --output {output}"
+        "python3 -P -m expert_tail --log {log} paper_vs_run --results results --output {output}"

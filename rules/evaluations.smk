@@ -33,7 +33,7 @@ rule compile_and_time:
         evaluator=flags("evaluator"),
         shard=lambda wildcards: f"--shard {wildcards.scatteritem}" if N_SHARDS > 1 else "",
     shell:
-        "{EXPERT_TAIL} --log {log} compile_and_time --tasks {input.tasks} --samples {input.samples} --output {output}"
+        "python3 -P -m expert_tail --log {log} compile_and_time --tasks {input.tasks} --samples {input.samples} --output {output}"
         " {params.evaluator} {params.shard}"
 
 
@@ -57,4 +57,4 @@ if N_SHARDS > 1:
         params:
             code=digest("gather_evaluations"),
         shell:
-            "{EXPERT_TAIL} --log {log} gather_evaluations --samples {input.samples} --shards {input.shards} --output {output}"
+            "python3 -P -m expert_tail --log {log} gather_evaluations --samples {input.samples} --shards {input.shards} --output {output}"

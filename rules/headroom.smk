@@ -30,7 +30,7 @@ rule time_experts:
         headroom=flags("headroom"),
         evaluator=flags("evaluator"),
     shell:
-        "{EXPERT_TAIL} --log {log} time_experts --tasks {input.tasks} --experts {params.experts} --split {wildcards.split}"
+        "python3 -P -m expert_tail --log {log} time_experts --tasks {input.tasks} --experts {params.experts} --split {wildcards.split}"
         " --output {output} {params.headroom} {params.evaluator}"
 
 
@@ -53,4 +53,4 @@ rule headroom:
     params:
         code=digest("headroom"),
     shell:
-        "{EXPERT_TAIL} --log {log} headroom --measured {input.measured} --output results"
+        "python3 -P -m expert_tail --log {log} headroom --measured {input.measured} --output results"

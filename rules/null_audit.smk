@@ -26,5 +26,5 @@ rule null_audit:
         null_audit=flags("null_audit"),
         evaluator=flags("evaluator"),
     shell:
-        "{EXPERT_TAIL} --log {log} null_audit --tasks {input.tasks} --measurements artifacts/null_audit --output results"
+        "python3 -P -m expert_tail --log {log} null_audit --tasks {input.tasks} --measurements artifacts/null_audit --output results"
         " {params.null_audit} {params.evaluator}"

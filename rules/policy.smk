@@ -19,4 +19,4 @@ rule fetch_policy:
         code=digest("fetch_policy"),
         policy=flags("policy", FetchSettings),
     shell:
-        "{EXPERT_TAIL} --log {log} fetch_policy --output {output} {params.policy}"
+        "python3 -P -m expert_tail --log {log} fetch_policy --output {output} {params.policy}"

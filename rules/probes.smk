@@ -37,7 +37,7 @@ rule nll_probe:
         prompt=flags("prompt"),
         runtime=flags("policy", RuntimeSettings),
     shell:
-        "{EXPERT_TAIL} --log {log} nll_probe --tasks {input.tasks} --policy {params.policy} --adapter {params.adapter}"
+        "python3 -P -m expert_tail --log {log} nll_probe --tasks {input.tasks} --policy {params.policy} --adapter {params.adapter}"
         " --samples {input.samples} --output {output} {params.prompt} {params.runtime}"
 
 
@@ -64,6 +64,6 @@ rule adaptation_tables:
         adaptation=RUNS.flags("adaptation"),
         budget=CONFIG.sampling.k,
     shell:
-        "{EXPERT_TAIL} --log {log} adaptation_tables --runs artifacts/adapt --probes {input.probes}"
+        "python3 -P -m expert_tail --log {log} adaptation_tables --runs artifacts/adapt --probes {input.probes}"
         " --evaluations {input.evaluations} --budget {params.budget} --output results"
         " {params.aggregate} {params.adaptation}"

@@ -42,7 +42,7 @@ rule report_page:
         code=digest("report_page"),
         aggregate=flags("aggregate"),
     shell:
-        "{EXPERT_TAIL} --log {log} report_page --config {input.config} --tasks {input.tasks} --rollouts {input.rollouts}"
+        "python3 -P -m expert_tail --log {log} report_page --config {input.config} --tasks {input.tasks} --rollouts {input.rollouts}"
         " --samples {input.samples} --evaluations {input.evaluations} --logprobs {input.logprobs}"
         " --selections {input.selections} --headroom {input.headroom} --adaptation {input.adaptation}"
         " --tables {input.tables} --figures {input.figures} --captions {input.captions} --output {output} {params.aggregate}"

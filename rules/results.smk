@@ -33,7 +33,7 @@ rule aggregate:
         code=digest("aggregate"),
         aggregate=flags("aggregate"),
     shell:
-        "{EXPERT_TAIL} --log {log} aggregate --tasks {input.tasks} --rollouts {input.rollouts} --samples {input.samples}"
+        "python3 -P -m expert_tail --log {log} aggregate --tasks {input.tasks} --rollouts {input.rollouts} --samples {input.samples}"
         " --evaluations {input.evaluations} --logprobs {input.logprobs} --selections {input.selections}"
         " --headroom {input.headroom} --output results {params.aggregate}"
 

@@ -38,7 +38,7 @@ rule rlvr_train:
         runtime=flags("policy", RuntimeSettings),
         evaluator=flags("evaluator"),
     shell:
-        "{EXPERT_TAIL} --log {log} --processes {resources.processes} rlvr_train"
+        "python3 -P -m expert_tail --log {log} --processes {resources.processes} rlvr_train"
         " --tasks {input.tasks} --policy {params.policy} --state artifacts/rlvr/state"
         " --checkpoints artifacts/rlvr/checkpoints --output {output.rollouts}"
         " {params.rlvr} {params.lora} {params.prompt} {params.runtime} {params.evaluator}"

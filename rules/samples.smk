@@ -29,7 +29,7 @@ rule sample_k64:
         prompt=flags("prompt"),
         runtime=flags("policy", RuntimeSettings),
     shell:
-        "{EXPERT_TAIL} --log {log} sample_k64 --tasks {input.tasks} --policy {params.policy} --adapter {params.adapter}"
+        "python3 -P -m expert_tail --log {log} sample_k64 --tasks {input.tasks} --policy {params.policy} --adapter {params.adapter}"
         " --subset {wildcards.subset} --seed {wildcards.seed} --output {output}"
         " {params.sampling} {params.prompt} {params.runtime}"
 
@@ -60,5 +60,5 @@ rule score_logprobs:
         prompt=flags("prompt"),
         runtime=flags("policy", RuntimeSettings),
     shell:
-        "{EXPERT_TAIL} --log {log} score_logprobs --tasks {input.tasks} --policy {params.policy} --adapter {params.adapter}"
+        "python3 -P -m expert_tail --log {log} score_logprobs --tasks {input.tasks} --policy {params.policy} --adapter {params.adapter}"
         " --samples {input.samples} --output {output} {params.prompt} {params.runtime}"

@@ -21,5 +21,5 @@ rule select:
         code=digest("select"),
         select=flags("select"),
     shell:
-        "{EXPERT_TAIL} --log {log} select --tasks {input.tasks} --evaluations {input.evaluations} --logprobs {input.logprobs}"
+        "python3 -P -m expert_tail --log {log} select --tasks {input.tasks} --evaluations {input.evaluations} --logprobs {input.logprobs}"
         " --subset {wildcards.subset} --output {output} {params.select}"

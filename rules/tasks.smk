@@ -18,4 +18,4 @@ rule tasks:
         code=digest("tasks"),
         tasks=flags("tasks"),
     shell:
-        "{EXPERT_TAIL} --log {log} tasks --output {output} {params.tasks}"
+        "python3 -P -m expert_tail --log {log} tasks --output {output} {params.tasks}"
