@@ -39,9 +39,9 @@ _resources = workflow.resource_settings.resources
 OFFERED_GPUS = _resources["gpu"].value if "gpu" in _resources else 0  # on the command line
 RUNS = CONFIG.adaptation.model_copy(update={"only": CONFIG.runs})
 ENVIRONMENT = "../envs/gpu.yaml" if "cuda" in (CONFIG.policy.device, CONFIG.evaluator.device) else "../envs/cpu.yaml"
-# "auto" takes vLLM where a GPU is, which is not known here: its environment is asked for by name.
-if CONFIG.policy.engine == "vllm" and "cuda" == CONFIG.policy.device and DeploymentMethod.CONDA in _deployed:
+if CONFIG.policy.engine == "vllm" and CONFIG.policy.device == "cuda" and DeploymentMethod.CONDA in _deployed:
     raise WorkflowError("envs/vllm.yaml is for a CPU: install vLLM yourself for a GPU, and leave out --sdm conda")
+# "auto" takes vLLM where a GPU is, which is not known here: its environment is asked for by name.
 SAMPLING_ENV = "../envs/vllm.yaml" if CONFIG.policy.engine == "vllm" else ENVIRONMENT
 STEP_TABLES = ["rollouts.parquet", "evaluations.parquet", "account.parquet"]
 FRESH_TABLES = ["fresh_rollouts.parquet", "fresh_evaluations.parquet"]

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from expert_tail.tasks.settings import TaskSettings
+from expert_tail.tasks.stage import run as write_tasks
+
 
 def expert_tail(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "expert_tail", *arguments]
@@ -53,4 +56,17 @@ def test_vllm_that_is_not_installed_is_refused_at_the_start() -> None:
     assert done.returncode == 1
     assert "this Python has no vLLM" in done.stderr
     assert "make install-vllm" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_memory_that_runs_out_is_said_in_a_line_with_advice(smollm2: Path, tmp_path: Path) -> None:
+    """Terabytes of samples, which no machine grants."""
+    write_tasks(TaskSettings(subsets={"one": [19]}), tmp_path / "tasks.parquet")
+    paths = [f"--tasks={tmp_path / 'tasks.parquet'}", f"--policy={smollm2}", f"--output={tmp_path / 'samples.parquet'}"]
+    done = expert_tail(
+        "sample_k64", *paths, "--subset=one", "--seed=1", f"--sampling.k={10**11}", "--policy.device=cpu"
+    )
+    assert done.returncode == 1
+    assert "Unable to allocate" in done.stderr
+    assert "out of memory: `policy.shards` divides" in done.stderr
     assert "Traceback" not in done.stderr

@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 
+from expert_tail.errors import is_out_of_memory
 from expert_tail.evaluator import cuda
 from expert_tail.evaluator.compilers import FOLDER, use_folder
 from expert_tail.evaluator.sandbox import Limits, confine
@@ -132,7 +133,10 @@ class _Worker:
         try:
             spec.loader.exec_module(self.module)
         except BaseException as error:
-            return {"failed": "out_of_memory" if _is_memory(error) else "compile_error", "error": _describe(error)}
+            return {
+                "failed": "out_of_memory" if is_out_of_memory(error) else "compile_error",
+                "error": _describe(error),
+            }
         return {"loaded": True}
 
     def do_construct(self, name: str, blob: str, seed: int) -> dict[str, Any]:
@@ -290,13 +294,8 @@ def _tensor(value: torch.Tensor) -> str:
     )
 
 
-def _is_memory(error: BaseException) -> bool:
-    phrases = ("not enough memory", "out of memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases)
-
-
 def _kind(error: BaseException) -> str:
-    return "out_of_memory" if _is_memory(error) else "runtime_error"
+    return "out_of_memory" if is_out_of_memory(error) else "runtime_error"
 
 
 def _describe(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from expert_tail.plan.work import work_of
 from expert_tail.tasks import load_suite
 
 Row = dict[str, Any]
+GPU_BYTES = 80e9  # of the GPUs that rates are of
 
 
 def plan(
@@ -61,6 +62,7 @@ def plan(
         ],
         "total": {"jobs": len(jobs), **_ends(total)},
         "gpus": gpus,
+        "shards": config.policy.shards,
         "gpu_hours": None if chosen == "cpu" else [round(s * gpus / 3600, 2) for s in total.seconds],
         "memory_bytes": {name: list(value) for name, value in estimator.memory().items()},
         "sources": _sources(chosen),
@@ -152,6 +154,11 @@ def as_text(plan: Row) -> str:
         lines.append(f"GPU hours: {hours}, on {plan['gpus']} GPU{'s' if plan['gpus'] > 1 else ''}, one job at a time")
     memory = {name: _span(value, _size) for name, value in plan["memory_bytes"].items()}
     lines.append(f"Memory: weights {memory['weights']}, an update {memory['update']}, altogether {memory['all']}")
+    if plan["gpus"] and plan["memory_bytes"]["all"][1] > plan["shards"] * GPU_BYTES:
+        room = _size(plan["shards"] * GPU_BYTES)
+        lines.append(
+            f"That may be more than `policy.shards` {plan['shards']} of {_size(GPU_BYTES)} hold ({room}): raise it"
+        )
     lines += ["", "Where the numbers come from:"]
     lines += [f"  {name}: {text}" for name, text in plan["sources"].items()]
     return "\n".join(lines)

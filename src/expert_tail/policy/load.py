@@ -44,8 +44,8 @@ def load_policy(
 
     An adapter that is not to be trained is merged into float32 weights, which is faster and exact to rounding; in
     bfloat16, where rounding would swallow it, it stays beside them. MXFP4 weights (GPT-OSS) are expanded to the dtype: no
-    gradient passes through their own kernels. With several `runtime.shards` layers lie
-    on all visible GPUs, as Accelerate places them.
+    gradient passes through their own kernels. With several `runtime.shards` layers lie on all visible GPUs, as Accelerate
+    places them.
     """
     folder, device = Path(folder), device_of(runtime)
     tokenizer, stop_ids = load_tokenizer(folder)

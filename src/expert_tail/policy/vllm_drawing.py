@@ -5,7 +5,6 @@ Every worker has the logits of the whole vocabulary, and draws the same tokens f
 """
 
 import zlib
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,24 +27,16 @@ class Drawn:
 @dataclass
 class _Call:
     draws: TokenDraws
-    stop_id: int
     failure: str | None = None
 
 
 _call: _Call | None = None  # of this process; an engine samples for one caller at a time
 
 
-def begin(
-    worker: Any,
-    prompts: Sequence[Sequence[int]],
-    n: int,
-    seeds: Sequence[int],
-    stop_ids: Collection[int],
-    temperature: float,
-    max_tokens: int,
-) -> None:
+def begin(worker: Any, *request: Any) -> None:
+    """`request` is what `TokenDraws` is made from."""
     global _call
-    _call = _Call(TokenDraws(prompts, n, seeds, stop_ids, temperature, max_tokens), min(stop_ids))
+    _call = _Call(TokenDraws(*request))
 
 
 def end(worker: Any) -> Drawn | None:
@@ -102,4 +93,4 @@ class Drawing(LogitsProcessor):
                 return call.draws.last_token(sample_A)
             except FloatingPointError as error:  # raised here it would end vLLM's worker
                 call.failure = str(error)
-        return np.full(len(row_A), call.stop_id)  # all requests end now
+        return np.full(len(row_A), call.draws.stop_ids[0])  # all requests end now
