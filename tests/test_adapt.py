@@ -193,6 +193,8 @@ def test_self_distillation_scores_in_hindsight_and_a_longer_run_goes_on(
     assert any(abs(row["advantage"]) > 1e-3 for row in rollouts)
     assert rows(output, 1, "account")[0]["gradient_norm"] > 0
     assert rows(output, 1, "account")[0]["teacher_tokens"] == 0
+    world.adapt(output, steps=0, **sdpo)  # shorter again: nothing is left to be trained, and nothing is lost
+    assert rows(output, 1, "account")[0]["gradient_norm"] > 0
 
 
 def test_single_task_penalised_entropic_run(world: World, tmp_path: Path) -> None:
