@@ -34,6 +34,8 @@ from expert_tail.evaluator.timing import Speedup, agreed, order_statistic, paire
 from expert_tail.tasks import Task, load_suite
 
 SETTINGS = EvaluatorSettings(device="cpu", min_pairs=6, max_pairs=6, timeout_s=4, memory_gib=1)
+# For tests that count: what six pairs make look faster by chance, one candidate in 64, is not timed again.
+ONCE = SETTINGS.model_copy(update={"replicates": 1})
 
 
 def module(name: str, init: str, forward: str, top: str = "") -> str:
@@ -207,7 +209,7 @@ def test_on_a_cpu_each_group_has_a_baseline_of_its_own(tmp_path: Path, monkeypat
         return rounds(baseline, candidates, bench)
 
     monkeypatch.setattr(protocols, "rounds", watched)
-    with Evaluator(SETTINGS, tmp_path) as running:
+    with Evaluator(ONCE, tmp_path) as running:
         running.evaluate([Candidate(TASK, candidate(), repeat) for repeat in range(2 * GROUP["cpu"] + 1)])
     assert len(set(baselines)) == len(baselines) == 3
 
@@ -227,7 +229,7 @@ def test_a_question_goes_to_all_of_a_group_before_the_next(tmp_path: Path, monke
     asked: list[tuple[int, int]] = []
     watch_asking(monkeypatch, lambda arm, question: asked.append((id(question.inputs), arm.worker.pid)))
     sources = [candidate(), candidate(top="#"), candidate("return x[1:]")]
-    with Evaluator(SETTINGS, tmp_path) as running:
+    with Evaluator(ONCE, tmp_path) as running:
         found = running.evaluate([Candidate(TASK, source) for source in sources])
     assert [one.status for one in found] == ["correct", "correct", "incorrect"]
     n_cases = sum(worker == asked[0][1] for _, worker in asked)  # the bench's own baseline is asked alone
@@ -301,7 +303,7 @@ def test_a_candidate_that_stalls_cannot_keep_the_baseline_cold(tmp_path: Path, m
 
     monkeypatch.setattr(protocols, "_round", counted)
     after_checks = f"self.calls = getattr(self, 'calls', 0) + 1\nif self.calls == 5: time.sleep(1)\n{FORWARD}"
-    with Evaluator(SETTINGS, tmp_path) as running:
+    with Evaluator(ONCE, tmp_path) as running:
         (found,) = running.evaluate([Candidate(TASK, candidate(after_checks))])
     assert found.status == "correct"
     assert n_rounds == WARM_UP_RUNS + SETTINGS.max_pairs
@@ -315,8 +317,7 @@ def test_a_wrong_call_in_a_round_costs_that_candidate_alone(tmp_path: Path) -> N
         candidate(f"{late[:-14]} raise KeyError\n{FORWARD}"),
         candidate(top="#"),
     ]
-    settings = SETTINGS.model_copy(update={"replicates": 1})  # what looks faster by chance is not timed again
-    with Evaluator(settings, tmp_path) as running:
+    with Evaluator(ONCE, tmp_path) as running:
         found = running.evaluate([Candidate(TASK, source) for source in sources])
     assert [one.status for one in found] == ["correct", "incorrect", "runtime_error", "correct"]
     assert [one.trials for one in found] == [SETTINGS.max_pairs, 0, 0, SETTINGS.max_pairs]
