@@ -3,6 +3,7 @@
 import gc
 import itertools
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -16,7 +17,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import binom, kstest
+from scipy.stats import t as student_t
 
 from expert_tail.cli import main
 from expert_tail.errors import UserError
@@ -212,6 +214,27 @@ def test_on_a_cpu_each_group_has_a_baseline_of_its_own(tmp_path: Path, monkeypat
     with Evaluator(ONCE, tmp_path) as running:
         running.evaluate([Candidate(TASK, candidate(), repeat) for repeat in range(2 * GROUP["cpu"] + 1)])
     assert len(set(baselines)) == len(baselines) == 3
+
+
+@pytest.fixture
+def threads_for_all_cores() -> Iterator[int]:
+    before, n = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    torch.set_num_threads(n)
+    yield n
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("protocol", "sharing"), [("paired", 1), ("paper", 2)])
+def test_pytorch_has_no_more_threads_than_cores_are_left_to_it(
+    tmp_path: Path, threads_for_all_cores: int, protocol: str, sharing: int
+) -> None:
+    """Two threads on the one core beside the timed one wait for each other: inputs took six times as long to draw."""
+    settings = ONCE.model_copy(update={"protocol": protocol, "paper_threads": 2})
+    seen: list[int] = []
+    with Evaluator(settings, tmp_path) as running:
+        running.evaluate([Candidate(TASK, candidate())], lambda _: seen.append(torch.get_num_threads()))
+    assert seen == [max(1, (threads_for_all_cores - 1) // sharing)]
+    assert torch.get_num_threads() == threads_for_all_cores
 
 
 def watch_asking(monkeypatch: pytest.MonkeyPatch, note: Callable[[Arm, Question], None]) -> None:
@@ -457,6 +480,14 @@ def product(variation: Any, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 def row(values: torch.Tensor) -> torch.Tensor:
     return values.double().reshape(1, -1)
+
+
+def test_noise_of_the_shifted_variation_is_students_t() -> None:
+    x = torch.zeros(1 << 14)
+    VARIATIONS[3](x, torch.Generator().manual_seed(3))
+    noise = (x - x.median()) / 0.3  # its shift is one for all
+    assert noise.abs().max() <= 41
+    assert kstest(noise.numpy(), student_t(df=2).cdf).pvalue > 0.01
 
 
 @pytest.mark.parametrize("variation", VARIATIONS)

@@ -119,8 +119,8 @@ def _shifted(values: Tensor, rng: Generator) -> None:
     """Shifted, with a heavy-tailed noise (Student's t, 2 degrees of freedom) that leaves no bound of the drawn standing."""
     shift = _uniform(-1.5, 1.5, (), values, rng)
     for part in values.view(-1).split(CHUNK):
-        noise = torch.empty_like(part).normal_(generator=rng)
-        noise /= torch.empty_like(part).exponential_(generator=rng).sqrt()
+        p = torch.empty_like(part).uniform_(generator=rng)
+        noise = (2 * p - 1) * (2 * p * (1 - p)).rsqrt_()  # its quantile function, faster than two draws
         part += shift + 0.3 * noise.clamp_(-40.0, 40.0)
 
 

@@ -289,13 +289,19 @@ class Evaluator:
     @contextlib.contextmanager
     def _elsewhere(self) -> Iterator[None]:
         """Keep this thread off the core that workers are timed on, so that it may spin. Several that spin would hold up
-        each other: they go where they like, and sleep."""
-        before = os.sched_getaffinity(0)
-        if len(before) > 1 and self.core >= 0 and self.at_once == 1:
-            os.sched_setaffinity(0, before - {self.core})
+        each other: they go where they like, and sleep.
+
+        PyTorch gets as many threads as there are cores left: more would spend most of their time waiting for each other.
+        """
+        before, n_threads = os.sched_getaffinity(0), torch.get_num_threads()
+        others = before - {self.core} or before
+        if self.core >= 0 and self.at_once == 1:
+            os.sched_setaffinity(0, others)
+        torch.set_num_threads(max(1, min(n_threads, len(others) // self.at_once)))
         try:
             yield
         finally:
+            torch.set_num_threads(n_threads)
             os.sched_setaffinity(0, before)
 
 
