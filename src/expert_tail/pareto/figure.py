@@ -30,7 +30,12 @@ _APART = 7.5  # points between numbers
 
 
 def draw(table: pl.DataFrame) -> Figure:
-    """`table` is pareto.csv; costs are seconds and tokens, those that are known of all methods, else rollouts."""
+    """`table` is pareto.csv; costs are seconds and tokens, those that are known of all methods, else rollouts.
+
+    Sets of a single task, of which success says little, are left to the table where there are others.
+    """
+    several = table.filter(pl.col("n_tasks") > 1)
+    table = several if several.height else table
     sets = table["set"].unique(maintain_order=True).to_list()
     costs = [name for name in ("seconds", "tokens_computed") if table[name].null_count() == 0] or ["rollouts"]
     places = [(value, cost) for value in PANELS for cost in costs]

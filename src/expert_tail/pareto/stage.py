@@ -91,7 +91,7 @@ def _methods(
     grids = {name: [row for subset in subsets for row in tasks[subset].values()] for name, subsets in sets.items()}
     runs = {name: adaptation.runs[name] for name in steps}
     single = {row[0].samples["task_id"][0]: [row] for of_subset in tasks.values() for row in of_subset.values()}
-    alone = dict.fromkeys(run.task for run in runs.values() if run.task is not None)
+    alone = sorted({run.task for run in runs.values() if run.task is not None})
     grids |= {f"task {task_id}": single[task_id] for task_id in alone if task_id in single}
     methods = {name: of_samples(grid, surprisal, per_candidate) for name, grid in grids.items()}
     for name, run in runs.items():

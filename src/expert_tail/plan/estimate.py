@@ -83,8 +83,7 @@ class Estimator:
             self._habit("prompt_tokens"),
         )
         share = self._habit("distinct_share_training" if rule == "rlvr_train" else "distinct_share")
-        distinct = Range(max(work.referenced, share.low * work.evaluated), share.high * work.evaluated)
-        distinct = Range(min(distinct), max(distinct)) if work.evaluated else NOTHING
+        distinct, referenced = self._measured(rule, share, work)
         # Each prompt once, and what all prompts of a pass begin with once a pass; of the answers, only distinct ones.
         common = self._habit("common_tokens")
         own = Range(prompt.low - common.high, prompt.high - common.low)
@@ -101,7 +100,7 @@ class Estimator:
         seconds = seconds.plus(self._decode_step().times(steps).times(work.batches))
         seconds = seconds.plus(self._token().times(forward.plus(update.times(_UPDATE_COST))))
         seconds = seconds.plus(self._rate("candidate_s").times(distinct)).plus(self._repeats(work))
-        seconds = seconds.plus(self._rate("reference_s").times(work.referenced))
+        seconds = seconds.plus(self._rate("reference_s").times(referenced))
         return Estimate(
             seconds=seconds,
             tokens=prompt.plus(answer).times(work.samples),
@@ -109,6 +108,16 @@ class Estimator:
             distinct=distinct.plus(Range.exactly(work.repeated)),
             disk=self._disk(rule, work, distinct),
         )
+
+    def _measured(self, rule: str, share: Range, work: Work) -> tuple[Range, Range]:
+        """Candidates that are measured, and tasks whose reference is run for them: not where every candidate is known."""
+        referenced = Range.exactly(work.referenced)
+        if rule.startswith("adapt_"):
+            distinct = self._habit("measured_share_adaptation").times(work.evaluated)
+            return distinct, Range(min(referenced.low, distinct.low), min(referenced.high, distinct.high))
+        if not work.evaluated:
+            return NOTHING, referenced
+        return Range(*(max(work.referenced, end) for end in share.times(work.evaluated))), referenced
 
     def memory(self) -> dict[str, Range]:
         """Bytes: of the weights, of an update's activations and optimiser, and of the whole on the device it is on.
