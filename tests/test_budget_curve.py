@@ -52,9 +52,9 @@ def cell(samples: list[Row]) -> Cell:
 
 
 def outcome(evaluated: list[Row]) -> list[float]:
-    """What is deployed, by the definition: the fastest correct sample, of equals the one of the lowest index."""
+    """What is deployed, by the definition: the fastest correct candidate, of equals the first by name."""
     right = [row for row in evaluated if row["status"] == "correct"]
-    best = max(right, key=lambda row: (row["speedup"], -row["sample"]), default=None)
+    best = min(right, key=lambda row: (-row["speedup"], row["candidate_sha256"]), default=None)
     return [float(best is not None and (name == "correct" or best[name])) for name in OUTCOMES[:3]] + [
         best[name] if best else 0.0 for name in OUTCOMES[3:]
     ]
@@ -132,13 +132,29 @@ def test_more_evaluations_never_hurt_and_all_of_them_make_rankings_equal(samples
 @given(drawn_samples(most=7), st.integers(0, 2**32))
 @settings(deadline=None, max_examples=40)
 def test_resample_is_a_cell_of_the_samples_it_drew(samples: list[Row], seed: int) -> None:
-    rows_BN = np.random.default_rng(seed).integers(len(samples), size=(3, len(samples)))
+    drawn_from = cell(samples)
+    counts_BG = drawn_from.resampled(3, np.random.default_rng(seed))
     budgets = list(range(1, len(samples) + 1))
     for ranking in RANKINGS:
-        found = deployed(cell(samples), ranking, budgets, rows_BN)
-        for drawn, values in zip(rows_BN, found, strict=True):
-            again = [samples[i] | {"sample": place} for place, i in enumerate(sorted(drawn))]
+        found = deployed(drawn_from, ranking, budgets, counts_BG)
+        for counts_G, values in zip(counts_BG, found, strict=True):
+            drawn = np.repeat(drawn_from.sample_G, counts_G)
+            again = [samples[i] | {"sample": place} for place, i in enumerate(drawn)]
             np.testing.assert_allclose(values, deployed(cell(again), ranking, budgets)[0], atol=1e-12)
+
+
+def test_resamples_draw_each_sample_as_often() -> None:
+    """A group of equal samples is drawn as often as all of them together would be."""
+    row: Row = {"nll": 1.0, "nll_mean": 1.0, "status": "incorrect"} | dict.fromkeys(
+        ("fast_1", "fast_1_confident"), False
+    )
+    row |= dict.fromkeys(("speedup", "speedup_low"), 0.0)
+    samples = [row | {"sample": i, "candidate_sha256": "a", "nll": 2.0, "nll_mean": 2.0} for i in range(3)]
+    drawn_from = cell([*samples, row | {"sample": 3, "candidate_sha256": "b"}])
+    counts_BG = drawn_from.resampled(20_000, np.random.default_rng(0))
+    assert counts_BG.sum(axis=1).tolist() == [4] * 20_000
+    np.testing.assert_allclose(counts_BG.mean(axis=0), [3, 1], atol=0.03)  # four draws with 3/4 and 1/4
+    np.testing.assert_allclose(counts_BG.var(axis=0), [0.75, 0.75], atol=0.03)
 
 
 def test_budgets_are_all_to_16_then_powers_of_two_and_n() -> None:

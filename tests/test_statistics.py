@@ -139,13 +139,13 @@ def test_percentile_interval_is_numpys_quantiles() -> None:
     assert statistics.percentile_interval(np.arange(101.0), 50, 0.9) == pytest.approx((5, 95))
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("value", [0.0, 1.0, 1.0 - 2**-52])  # the last is a sum of probabilities that is 1
 def test_unanimous_outcomes_get_wilsons_interval_over_tasks(value: float) -> None:
     expected = binomtest(round(5 * value), 5).proportion_ci(method="wilson")
     found = statistics.proportion_interval(np.full(100, value), value, np.full((5, 2), value), 0.95)
     assert found == pytest.approx((expected.low, expected.high))
     sizes = np.full(5, 8)
-    clustered = statistics.cluster_interval((sizes * value).astype(int), sizes, 100, 0.95, rng())
+    clustered = statistics.cluster_interval((sizes * value).round().astype(int), sizes, 100, 0.95, rng())
     assert clustered == pytest.approx((expected.low, expected.high))
 
 

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
 Floats = NDArray[np.float64]
+_DIGITS = 9  # of a rate: sums of probabilities that are 1 come out as 1 up to rounding
 
 
 class Interval(NamedTuple):
@@ -127,10 +128,11 @@ def proportion_interval(draws: Floats, estimate: float, outcomes: Floats, confid
     """Interval of a mean over tasks of proportions, from its bootstrap draws (B,).
 
     `outcomes` (T, ...) are the observed rates behind it: Wilson's interval over the T tasks where all are 0 or all
-    are 1. Where a single task has all successes, or all failures, that end is no nearer than Wilson's: resamples of
-    tasks cannot tell how often others would have some.
+    are 1, up to rounding. Where a single task has all successes, or all failures, that end is no nearer than
+    Wilson's: resamples of tasks cannot tell how often others would have some.
     """
-    of_tasks = _unanimous_interval(estimate, len(outcomes), confidence)
+    of_tasks = _unanimous_interval(round(estimate, _DIGITS), len(outcomes), confidence)
+    outcomes = outcomes.round(_DIGITS)
     if (outcomes == 0).all() or (outcomes == 1).all():
         return of_tasks
     low, high = percentile_interval(draws, estimate, confidence)

@@ -4,9 +4,12 @@ Selection strategies check all K samples before they choose; this pipeline pays 
 verdict: surprisal puts the highest NLL first, confidence the lowest, ties go to the lowest sample index. `distinct-…`
 ranks each distinct candidate once, at its first place in that order, and puts duplicates after all of them. A random
 order is not drawn: results are exact expectations over all orders, as P(the i-th slowest of n is the fastest of m) is
-hypergeometric (`statistics.best_of_k_weights`). Of equally fast samples the one of the lowest index is deployed.
+hypergeometric (`statistics.best_of_k_weights`). Of equally fast candidates the one whose hash comes first is deployed.
 
-Axes: B bootstrap resamples, N samples, M budgets, Q outcomes, C distinct candidates.
+Samples that are alike in all that counts here are one group with a count, which makes a bootstrap of thousands of samples one of
+their few dozen groups.
+
+Axes: B bootstrap resamples, N samples, G groups, M budgets, Q outcomes, C distinct candidates.
 """
 
 from typing import Literal, NamedTuple
@@ -21,7 +24,7 @@ from expert_tail.select.strategies import SURPRISAL
 Integers = NDArray[np.int64]
 OUTCOMES = ("fast_1", "fast_1_confident", "correct", "speedup", "speedup_low")
 ALL_UP_TO = 16
-_BLOCK = 2**20  # samples of all resamples that are worked on at once
+_BLOCK = 2**22  # groups of all resamples and budgets that are worked on at once
 
 
 class Ranking(NamedTuple):
@@ -41,21 +44,31 @@ RANKINGS = [
 
 
 class Cell:
-    """The samples of one task and seed, as arrays in the order of their index.
+    """The samples of one task and seed, in groups of equal ones, in the order of the first sample of each.
 
-    `samples` has sample, candidate_sha256, nll, nll_mean, status, and of `OUTCOMES` all but correct, 0 unless it is.
+    `samples` has sample, candidate_sha256, nll, nll_mean, status, and of `OUTCOMES` all but correct, 0 unless it is. A sample is
+    a group of its own where its index decides: where another candidate has the same surprisal.
     """
 
     def __init__(self, samples: pl.DataFrame) -> None:
         samples = samples.sort("sample").with_columns(correct=pl.col("status") == "correct")
+        n_alike = [pl.col("candidate_sha256").n_unique().over(column) for column in SURPRISAL.values()]
+        is_tied = pl.any_horizontal(n > 1 for n in n_alike)
+        same = ["candidate_sha256", *SURPRISAL.values(), pl.when(is_tied).then("sample").alias("tied")]
+        groups = samples.group_by(same, maintain_order=True).agg(pl.first("sample", *OUTCOMES), pl.len().alias("count"))
         self.n = samples.height
-        self.candidate_N: Integers = samples["candidate_sha256"].rank("dense").to_numpy().astype(np.int64) - 1
-        self.outcome_NQ: Floats = samples.select(pl.col(OUTCOMES).cast(pl.Float64)).to_numpy()
-        self.nll_N = {kind: samples[column].to_numpy() for kind, column in SURPRISAL.items()}
+        self.sample_G: Integers = groups["sample"].to_numpy()  # the first of each
+        self.count_G: Integers = groups["count"].to_numpy().astype(np.int64)
+        self.candidate_G: Integers = groups["candidate_sha256"].rank("dense").to_numpy().astype(np.int64) - 1
+        self.outcome_GQ: Floats = groups.select(pl.col(OUTCOMES).cast(pl.Float64)).to_numpy()
+        self.nll_G = {kind: groups[column].to_numpy() for kind, column in SURPRISAL.items()}
         # Of evaluated samples the last in this order is deployed: incorrect ones come first, then the slow ones.
-        correct_N, speedup_N = (self.outcome_NQ[:, OUTCOMES.index(name)] for name in ("correct", "speedup"))
-        self.by_quality_N: Integers = np.lexsort((-np.arange(self.n), speedup_N, correct_N))
-        self.quality_N = inverse(self.by_quality_N)
+        correct_G, speedup_G = (self.outcome_GQ[:, OUTCOMES.index(name)] for name in ("correct", "speedup"))
+        self.by_quality_G: Integers = np.lexsort((-self.candidate_G, speedup_G, correct_G))
+
+    def resampled(self, n_resamples: int, rng: np.random.Generator) -> Integers:
+        """How often each group is drawn (B, G) when as many samples are drawn with replacement."""
+        return rng.multinomial(self.n, self.count_G / self.n, size=n_resamples)
 
 
 def budgets_up_to(n: int) -> list[int]:
@@ -64,76 +77,77 @@ def budgets_up_to(n: int) -> list[int]:
     return sorted({*range(1, min(n, ALL_UP_TO) + 1), *powers, n})
 
 
-def deployed(cell: Cell, ranking: Ranking, budgets: list[int], rows_BN: Integers | None = None) -> Floats:
+def deployed(cell: Cell, ranking: Ranking, budgets: list[int], counts_BG: Integers | None = None) -> Floats:
     """Expected outcomes (B, M, Q) of what is deployed after the first m samples of the ranking were evaluated.
 
-    `rows_BN` are the samples to work with, as indices with repeats: bootstrap resamples. Left out: all samples once, so
-    that B = 1. A repeated sample is a duplicate. Raises `ValueError` where a budget is not in 1..N.
+    `counts_BG` are the samples to work with, of each group so many: `Cell.resampled`. Left out: all samples once, so that
+    B = 1. A repeated sample is a duplicate. Raises `ValueError` where a budget is not in 1..N.
     """
-    rows_BN = np.arange(cell.n)[None] if rows_BN is None else rows_BN
-    if not 1 <= min(budgets) <= max(budgets) <= rows_BN.shape[1]:
-        raise ValueError(f"budgets {min(budgets)}..{max(budgets)} are not in 1..{rows_BN.shape[1]}")
-    size = max(1, _BLOCK // rows_BN.shape[1])
-    blocks = [rows_BN[start : start + size] for start in range(0, len(rows_BN), size)]
+    counts_BG = cell.count_G[None] if counts_BG is None else counts_BG
+    if not 1 <= min(budgets) <= max(budgets) <= cell.n:
+        raise ValueError(f"budgets {min(budgets)}..{max(budgets)} are not in 1..{cell.n}")
+    size = max(1, _BLOCK // (counts_BG.shape[1] * len(budgets)))
+    blocks = [counts_BG[start : start + size] for start in range(0, len(counts_BG), size)]
     of_block = _expected if ranking.order == "random" else _first
     return np.concatenate([of_block(cell, ranking, budgets, block) for block in blocks])
 
 
-def _first(cell: Cell, ranking: Ranking, budgets: list[int], rows_BN: Integers) -> Floats:
-    order_BN = ranked(cell, ranking, rows_BN)
-    best_BN = np.maximum.accumulate(cell.quality_N[order_BN], axis=1)
-    deployed_BM = cell.by_quality_N[best_BN[:, np.array(budgets) - 1]]
-    outcomes: Floats = cell.outcome_NQ[deployed_BM]
+def _first(cell: Cell, ranking: Ranking, budgets: list[int], counts_BG: Integers) -> Floats:
+    counts_BG, order_G = ranked(cell, ranking, counts_BG)
+    before_BG = np.cumsum(counts_BG, axis=1) - counts_BG
+    quality_BG = np.where(counts_BG > 0, inverse(cell.by_quality_G)[order_G], -1)
+    best_BG = np.maximum.accumulate(quality_BG, axis=1)
+    last_BM = np.stack([(before_BG < m).sum(axis=1) - 1 for m in budgets], axis=1)
+    outcomes: Floats = cell.outcome_GQ[cell.by_quality_G[np.take_along_axis(best_BG, last_BM, axis=1)]]
     return outcomes
 
 
-def ranked(cell: Cell, ranking: Ranking, rows_BN: Integers) -> Integers:
-    """The samples `rows_BN` in the order of a ranking that is not random."""
+def ranked(cell: Cell, ranking: Ranking, counts_BG: Integers) -> tuple[Integers, Integers]:
+    """Counts in the order of a ranking that is not random, and the groups in that order. Of a distinct ranking only the first
+    sample of each candidate counts: those after them change nothing."""
     assert ranking.surprisal is not None
-    nll_N = cell.nll_N[ranking.surprisal]
-    order_N = np.lexsort((np.arange(cell.n), -nll_N if ranking.order == "surprisal" else nll_N))
-    order_BN: Integers = order_N[np.sort(inverse(order_N)[rows_BN], axis=1)]
+    nll_G = cell.nll_G[ranking.surprisal]
+    order_G: Integers = np.lexsort((np.arange(len(nll_G)), -nll_G if ranking.order == "surprisal" else nll_G))
+    counts_BG = counts_BG[:, order_G]
+    return (first_of_each(cell.candidate_G[order_G], counts_BG) if ranking.is_distinct else counts_BG), order_G
+
+
+def _expected(cell: Cell, ranking: Ranking, budgets: list[int], counts_BG: Integers) -> Floats:
     if ranking.is_distinct:
-        later_BN = ~is_first(cell.candidate_N[order_BN])
-        order_BN = np.take_along_axis(order_BN, np.argsort(later_BN, axis=1, kind="stable"), axis=1)
-    return order_BN
-
-
-def _expected(cell: Cell, ranking: Ranking, budgets: list[int], rows_BN: Integers) -> Floats:
-    rows_BN = np.sort(rows_BN, axis=1)
-    kept_BN = is_first(cell.candidate_N[rows_BN]) if ranking.is_distinct else np.ones(rows_BN.shape, dtype=bool)
-    quality_BN = np.sort(np.where(kept_BN, cell.quality_N[rows_BN], -1), axis=1)  # what is not kept comes first
-    n_B = kept_BN.sum(axis=1)
-    result = np.empty((len(rows_BN), len(budgets), len(OUTCOMES)))
-    for n in np.unique(n_B).tolist():
-        chosen = n_B == n
-        outcome_bnQ = cell.outcome_NQ[cell.by_quality_N[quality_BN[chosen, -n:]]]
+        counts_BG = first_of_each(cell.candidate_G, counts_BG)
+    up_to_BG = np.cumsum(counts_BG[:, cell.by_quality_G], axis=1)
+    result = np.empty((len(counts_BG), len(budgets), len(OUTCOMES)))
+    for n in np.unique(up_to_BG[:, -1]).tolist():
+        chosen = up_to_BG[:, -1] == n
+        # Of n samples, how likely the best of m is one of the worst 0, 1, …, n.
         weights_nM = np.stack([best_of_k_weights(n, min(m, n)) for m in budgets], axis=1)
-        result[chosen] = np.einsum("bnq,nm->bmq", outcome_bnQ, weights_nM, optimize=True)
+        within_nM = np.concatenate([np.zeros((1, len(budgets))), np.cumsum(weights_nM, axis=0)])
+        weights_bGM = np.diff(within_nM[up_to_BG[chosen]], axis=1, prepend=0.0)
+        result[chosen] = np.einsum("bgm,gq->bmq", weights_bGM, cell.outcome_GQ[cell.by_quality_G], optimize=True)
     return result
 
 
 def distinct_evaluations(cell: Cell, ranking: Ranking, budgets: list[int]) -> Floats:
     """Expected distinct candidates (M,) among the first m samples: evaluations, as a duplicate's verdict is known."""
-    counts_C = np.bincount(cell.candidate_N)
+    counts_C = np.bincount(cell.candidate_G, weights=cell.count_G).astype(np.int64)
     if ranking.is_distinct:
         return np.minimum(budgets, len(counts_C)).astype(np.float64)
     if ranking.order == "random":
         return np.array([pass_at_k(cell.n, counts_C, m).sum() for m in budgets])
-    order_BN = ranked(cell, ranking, np.arange(cell.n)[None])
-    seen_N = np.cumsum(is_first(cell.candidate_N[order_BN])[0])
-    return seen_N[np.array(budgets) - 1].astype(np.float64)
+    counts_1G, order_G = ranked(cell, ranking, cell.count_G[None])
+    before_G = (np.cumsum(counts_1G, axis=1) - counts_1G)[0]
+    is_first_G = first_of_each(cell.candidate_G[order_G], counts_1G)[0] == 1
+    return np.array([(before_G[is_first_G] < m).sum() for m in budgets], dtype=np.float64)
 
 
-def is_first(candidate_BN: Integers) -> NDArray[np.bool_]:
-    """Where in its row (B, N) each candidate occurs for the first time."""
-    order_BN = np.argsort(candidate_BN, axis=1, kind="stable")
-    sorted_BN = np.take_along_axis(candidate_BN, order_BN, axis=1)
-    is_new_BN = np.ones(candidate_BN.shape, dtype=bool)
-    is_new_BN[:, 1:] = sorted_BN[:, 1:] != sorted_BN[:, :-1]
-    first_BN = np.empty_like(is_new_BN)
-    np.put_along_axis(first_BN, order_BN, is_new_BN, axis=1)
-    return first_BN
+def first_of_each(candidate_G: Integers, counts_BG: Integers) -> Integers:
+    """1 for the first group of each candidate that has a sample, else 0, as (B, G)."""
+    together_G = np.argsort(candidate_G, kind="stable")
+    is_there_BG = counts_BG[:, together_G] > 0
+    so_far_BG = np.cumsum(is_there_BG, axis=1)
+    start_G = np.searchsorted(candidate_G[together_G], candidate_G[together_G])  # where its candidate begins
+    before_BG = np.concatenate([np.zeros((len(counts_BG), 1), dtype=np.int64), so_far_BG], axis=1)[:, start_G]
+    return (is_there_BG & (so_far_BG - before_BG == 1))[:, inverse(together_G)].astype(np.int64)
 
 
 def inverse(permutation_N: Integers) -> Integers:

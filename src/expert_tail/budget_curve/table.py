@@ -63,7 +63,7 @@ def _of_set(name: str, grid: list[list[Cell]], settings: AggregateSettings) -> l
 
 def _of_task(subset: str, task_id: int, cells: list[Cell], settings: AggregateSettings) -> list[Row]:
     rng = statistics.generator(settings.seed, "budget_curve", subset, str(task_id))
-    resamples = [rng.integers(cell.n, size=(settings.bootstrap, cell.n)) for cell in cells]  # the same for all rankings
+    resamples = [cell.resampled(settings.bootstrap, rng) for cell in cells]  # the same for all rankings
     budgets = budgets_up_to(min(cell.n for cell in cells))
     rows = []
     for ranking in RANKINGS:

@@ -53,7 +53,7 @@ def of_samples(grid: list[list[Task]], surprisal: str, per_candidate: float | No
         costs = [
             completed(
                 task.sampling.cost(task.cell.n, scored=strategy not in _UNSCORED),
-                float(len(np.unique(task.cell.candidate_N))),
+                float(len(np.unique(task.cell.candidate_G))),
                 per_candidate,
             )
             for row in grid
