@@ -119,9 +119,8 @@ def _shifted(values: Tensor, rng: Generator) -> None:
     """Shifted, with a heavy-tailed noise (Student's t, 2 degrees of freedom) that leaves no bound of the drawn standing."""
     shift = _uniform(-1.5, 1.5, (), values, rng)
     for part in values.view(-1).split(CHUNK):
-        p = torch.empty_like(part).uniform_(generator=rng)
-        # Its quantile function, faster than two draws: (2p - 1) / sqrt(2 p (1 - p)).
-        noise = (2 * p).sub_(1).mul_(p.sub_(p * p).mul_(2).rsqrt_())
+        u = torch.empty_like(part).uniform_(-1.0, 1.0, generator=rng)
+        noise = u.div_((u * u).neg_().add_(1.0).mul_(0.5).sqrt_())  # its quantile function, faster than two draws
         part += shift + 0.3 * noise.clamp_(-40.0, 40.0)
 
 
