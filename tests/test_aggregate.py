@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import binomtest
 
 from expert_tail import artifacts
-from expert_tail.aggregate import stage, statistics
+from expert_tail.aggregate import stage, statistics, tables
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.artifacts import ArtifactError
 from expert_tail.errors import UserError
@@ -177,6 +177,21 @@ def test_one_seed_has_no_std_and_one_task_wilsons_interval(world: World) -> None
     assert (row["fast_1"], row["fast_1_std"], row["mean_speedup_std"]) == (1, None, None)
     expected = binomtest(1, 1).proportion_ci(method="wilson")
     assert (row["fast_1_low"], row["fast_1_high"]) == pytest.approx((expected.low, 1), rel=1e-4)
+
+
+def test_table2_says_what_a_solved_set_of_tasks_leaves_open() -> None:
+    """Half of the samples of each task succeed, so that of all of them one always does: Wilson's interval over five tasks."""
+    rows = [
+        {"subset": "one", "task_id": task, "seed": seed, "fast_1": i < 3, "fast_1_confident": False, "speedup": 2.0}
+        for task in range(5)
+        for seed in range(2)
+        for i in range(6)
+    ]
+    table = tables.scaling(pl.DataFrame(rows), SETTINGS)
+    assert table["k"].to_list() == [1, 2, 4, 6]  # the last is the whole budget, also where that is no power of two
+    solved, expected = only(table, k=6), binomtest(5, 5).proportion_ci(0.95, "wilson")
+    assert solved["fast_1"] == 1
+    assert (solved["fast_1_low"], solved["fast_1_high"]) == pytest.approx((expected.low, 1))
 
 
 def test_table2_by_hand(world: World) -> None:

@@ -7,11 +7,15 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from expert_tail.errors import UserError
 from expert_tail.evaluator.cache import Cache, key
+from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.evaluator import Candidate, Evaluator
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.tasks import Task
@@ -86,11 +90,41 @@ def test_a_changed_evaluator_misses(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_another_machine_or_setting_misses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluate(tmp_path)
-    assert evaluate(tmp_path, SETTINGS.model_copy(update={"precision": 0.5})).cache.misses == 1
+    first = evaluate(tmp_path)
+    other = evaluate(tmp_path, SETTINGS.model_copy(update={"precision": 0.5}))
+    assert other.cache.misses == 1
     monkeypatch.setattr("expert_tail.evaluator.evaluator.hardware", lambda device: f"{device}: another")
     assert evaluate(tmp_path).cache.misses == 1
-    assert Cache(tmp_path).summary(prune_other=True)["entries"] < 3
+    assert Cache(tmp_path).summary(keep=[first.digest, other.digest])["removed"] == 0
+    found = Cache(tmp_path).summary(keep=[first.digest])
+    assert (found["removed"], {one["evaluator"] for one in found["measured_by"]}) == (1, {first.digest})
+    with pytest.raises(UserError, match=f"nothing that evaluator {other.digest} measured"):
+        Cache(tmp_path).summary(keep=[other.digest])
+
+
+@pytest.mark.parametrize(
+    ("protocol", "changed"),
+    [("paired", {"paper_trials": 7}), ("paired", {"device": "cpu"}), ("paper", {"precision": 0.5, "replicates": 1})],
+)
+def test_settings_that_no_verdict_depends_on_measure_nothing_again(protocol: str, changed: dict[str, Any]) -> None:
+    settings = SETTINGS.model_copy(update={"protocol": protocol})
+    assert Evaluator(settings.model_copy(update=changed)).digest == Evaluator(settings).digest
+    assert Evaluator(settings.model_copy(update={"timeout_s": 11})).digest != Evaluator(settings).digest
+
+
+@pytest.mark.parametrize("reason", ["busy_device", "reference_failed"])
+def test_what_may_be_the_machines_fault_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    def disturbed(running: Evaluator, task: Task, sources: dict[str, str]) -> Iterator[tuple[str, Evaluation]]:
+        for name in sources:
+            yield name, Evaluation("rejected", running.digest, running.hardware, reason=reason)
+
+    monkeypatch.setattr(Evaluator, "_evaluate_task", disturbed)
+    with Evaluator(SETTINGS, tmp_path) as running:
+        assert running.evaluate([candidate()])[0].reason == reason
+    monkeypatch.undo()
+    assert evaluate(tmp_path).cache.misses == 1
 
 
 def test_two_writers_and_a_reader(tmp_path: Path) -> None:

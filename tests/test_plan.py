@@ -68,6 +68,8 @@ def test_work_of_jobs() -> None:
     feedback = work_of(Job("adapt_feedback-42"), config, 100)  # a context of its own for every rollout
     assert (feedback.samples, feedback.scored, feedback.scored_prompts) == (5 * 5 * 32, 4 * 5 * 32, 4 * 5 * 32)
     assert work_of(Job("time_experts", {"split": "train"}), config, 100).evaluated == 100 - 28
+    shard = {"subset": "subset1", "seed": "42", "scatteritem": "3-of-8"}
+    assert work_of(Job("compile_and_time", shard), config, 100).evaluated == 5 * 64 / 8
     transfer = work_of(Job("adapt_transfer-1to2"), config, 100)
     assert (transfer.samples, transfer.updated, transfer.adapters) == (5 * 32, 0, 1)
 

@@ -61,7 +61,12 @@ def work(processes: Processes, policy_folder: Path, only_first: bool) -> dict[st
         )
         for _ in range(2)
     ]
+    # Of two more parameters only the first process has a gradient for the one, and none for the other.
+    more = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    more[0].grad = torch.ones(2) if processes.is_first else None
+    processes.sum_gradients(more)
     return {
+        "more": [None if p.grad is None else p.grad.tolist() for p in more],
         "tokens": [[one.completion.token_ids for one in of_task] for of_task in draws],
         "updates": [[update.loss, update.gradient_norm, *update.gaps.values()] for update in updates],
         "weights": torch.cat([p.detach().flatten() for p in parameters]).tolist(),
@@ -83,6 +88,7 @@ def test_two_processes_draw_and_update_like_one(folder: Path, tmp_path: Path) ->
     for of_two, only_first in zip(first, CASES, strict=True):
         alone = work(ALONE, folder, only_first)
         assert of_two["tokens"] == alone["tokens"]
+        assert of_two["more"] == alone["more"] == [[1, 1], None]
         torch.testing.assert_close(
             torch.tensor(of_two["updates"]), torch.tensor(alone["updates"]), atol=1e-4, rtol=1e-3
         )

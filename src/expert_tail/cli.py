@@ -220,7 +220,11 @@ def _add_cache(commands: Any) -> None:
     command = commands.add_parser("cache", help=text, description=text)
     command.add_argument("--json", action="store_true", help="print JSON on one line")
     command.add_argument(
-        "--prune-other", action="store_true", help="remove what another evaluator, protocol or machine measured"
+        "--keep",
+        nargs="+",
+        metavar="EVALUATOR",
+        default=[],
+        help="remove what none of these measured; the column `evaluator` of a table, and `measured_by` here, name them",
     )
     command.add_argument("--prune-status", metavar="STATUS", help="remove entries of one status, for example timeout")
     command.set_defaults(run=_cache)
@@ -232,7 +236,7 @@ def _cache(given: argparse.Namespace) -> None:
     cache = Cache(cache_folder())
     print(
         json.dumps(
-            cache.summary(prune_other=given.prune_other, prune_status=given.prune_status),
+            cache.summary(keep=given.keep, prune_status=given.prune_status),
             indent=None if given.json else 1,
         )
     )

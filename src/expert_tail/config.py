@@ -117,12 +117,6 @@ class Config(Settings):
         return [name for name in named if name in self.tasks.held_out]
 
     @property
-    def compared_groups(self) -> dict[str, list[str]]:
-        """Further sets of tasks to report on: those of `comparison.groups` whose subsets are all sampled."""
-        sampled = set(self.compared_subsets)
-        return {name: subsets for name, subsets in self.comparison.groups.items() if sampled.issuperset(subsets)}
-
-    @property
     def probe_seed(self) -> int:
         return self.sampling.seeds[0] if self.probes.seed is None else self.probes.seed
 

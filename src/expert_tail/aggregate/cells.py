@@ -6,8 +6,8 @@ from pathlib import Path
 import polars as pl
 
 from expert_tail.aggregate.loading import cells_of, check_grid
-from expert_tail.aggregate.tables import STATUSES
 from expert_tail.errors import UserError
+from expert_tail.evaluator.evaluation import STATUSES
 from expert_tail.progress import progress
 from expert_tail.select.stage import AGAIN, KEYS, join_samples, load, refuse
 from expert_tail.time_experts.verdict import UNKNOWN

@@ -18,18 +18,9 @@ import polars as pl
 from expert_tail.aggregate import statistics
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.aggregate.statistics import Floats, Interval
+from expert_tail.evaluator.evaluation import STATUSES
 from expert_tail.select.strategies import ORACLE, STRATEGIES
 
-STATUSES = (
-    "correct",
-    "compile_error",
-    "runtime_error",
-    "incorrect",
-    "timeout",
-    "out_of_memory",
-    "crash",
-    "rejected",
-)
 FAST = ["fast_1", "fast_1_confident"]
 TASK = ["subset", "task_id"]
 CELL = ["subset", "task_id", "seed"]
@@ -68,7 +59,7 @@ def strategies(picks: pl.DataFrame, settings: AggregateSettings) -> pl.DataFrame
 
 
 def scaling(samples: pl.DataFrame, settings: AggregateSettings) -> pl.DataFrame:
-    """Table 2: Best-of-N scaling (paper section 5.1), for K = 1, 2, 4, ... up to the samples of a (task, seed).
+    """Table 2: Best-of-N scaling (paper section 5.1), for K = 1, 2, 4, ... and all samples of a (task, seed).
 
     fast_1 is the probability that at least one of K samples is correct and faster than the baseline: the unbiased
     estimator, averaged over tasks and seeds. best_speedup is the expectation of the best of K, 0 where none is correct.
@@ -83,14 +74,17 @@ def scaling(samples: pl.DataFrame, settings: AggregateSettings) -> pl.DataFrame:
         speedups = [
             cell["speedup"].to_numpy() for cell in of_subset.sort("task_id", "seed").partition_by("task_id", "seed")
         ]
-        for k in _powers_of_two(int(n.min())):
+        for k in _budgets(int(n.min())):
             row: Row = {"subset": subset, "k": k}
             values = statistics.pass_at_k_cells(n[..., None], c, k)
             draws = statistics.pass_at_k_cells(n_draws, c_draws, k).mean(axis=(1, 2))
             for m, metric in enumerate(FAST):
-                estimate, observed = float(values[..., m].mean()), c[..., m] / n
-                interval = statistics.proportion_interval(draws[:, m], estimate, observed, settings.confidence)
-                row |= _summary(metric, values[..., m], interval)
+                observed = values[..., m]
+                row |= _summary(
+                    metric,
+                    observed,
+                    statistics.proportion_interval(draws[:, m], float(observed.mean()), observed, settings.confidence),
+                )
             best = np.reshape([statistics.expected_best(cell, k) for cell in speedups], n.shape)
             row |= {"best_speedup": float(best.mean()), "best_speedup_std": statistics.std_over_seeds(best)}
             row["best_speedup_median"] = float(np.median(best.mean(axis=1)))
@@ -269,8 +263,8 @@ def _summary(name: str, values_TS: Floats, interval: Interval) -> Row:
     }
 
 
-def _powers_of_two(largest: int) -> list[int]:
-    return [2**power for power in range(largest.bit_length())]
+def _budgets(n: int) -> list[int]:
+    return sorted({*(2**power for power in range(n.bit_length())), n})
 
 
 def _in_order(names: Iterable[str]) -> list[str]:

@@ -101,7 +101,12 @@ def _of_two_proportions(first: Arm, second: Arm, m: int, confidence: float) -> t
 
 
 def _wilson(arm: Arm, m: int, confidence: float) -> Interval:
-    low, high = statistics.wilson_interval(arm.c_TSM[..., m].sum(), arm.n_TS.sum(), confidence)
+    """Of the pooled counts; where seeds are policies of their own, with them as the trials, since rollouts of one policy are
+    alike."""
+    successes, n = arm.c_TSM[..., m].sum(), arm.n_TS.sum()
+    if arm.is_crossed and (seeds := arm.n_TS.shape[1]) > 1:
+        successes, n = seeds * successes / n, seeds
+    low, high = statistics.wilson_interval(successes, n, confidence)
     return Interval(float(low), float(high))
 
 

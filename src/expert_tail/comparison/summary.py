@@ -5,12 +5,13 @@ from typing import Any
 
 import polars as pl
 
+from expert_tail.aggregate.regimes import HIGH_STD, LOW_STD
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.comparison import accounts
 from expert_tail.comparison.adapted import FRESH, IN_BATCH, START, Adapted, choices
 from expert_tail.comparison.paired import compare, head_to_head
 from expert_tail.comparison.rates import FAST, Arm, difference, interval
-from expert_tail.comparison.surprisal import HIGH_VARIANCE, LOW_VARIANCE, logprob_spread
+from expert_tail.comparison.surprisal import logprob_spread
 from expert_tail.comparison.tables import EQUIVALENT_COLUMNS
 from expert_tail.select.strategies import STRATEGIES
 
@@ -40,8 +41,8 @@ def of_set(
         "head_to_head": head_to_head(picks, there),
         "spearman": [{name: row[name] for name in ("ranks", "analysis", "surprisal", *_RHO)} for row in length_control],
         "logprob_spread": {
-            "above_nats": HIGH_VARIANCE,
-            "below_nats": LOW_VARIANCE,
+            "above_nats": HIGH_STD,
+            "below_nats": LOW_STD,
             "regimes": {name: int((spread["variance_regime"] == name).sum()) for name in ("high", "between", "low")},
             "tasks": spread.to_dicts(),
         },

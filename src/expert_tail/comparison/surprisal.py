@@ -24,14 +24,13 @@ from expert_tail.adaptation_tables.correlation import (
     times_drawn,
 )
 from expert_tail.aggregate import statistics
+from expert_tail.aggregate.regimes import regime
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.comparison.rates import FAST
 from expert_tail.select.strategies import SURPRISAL
 
 Row = dict[str, Any]
 RANKS = ("pooled", "within_task")
-# Standard deviations of a task's log-probs, nats: above, surprisal has something to choose by; below, next to nothing.
-HIGH_VARIANCE, LOW_VARIANCE = 1.0, 0.15
 _ASSOCIATION = ["rho", "rho_low", "rho_high", "null_low", "null_high", "p_permutation", "p_independent"]
 LENGTH_COLUMNS = ["subset", "ranks", "analysis", "surprisal", "n_samples", "n_candidates", "n_tasks"]
 LENGTH_COLUMNS += [*_ASSOCIATION, "reason"]
@@ -131,15 +130,13 @@ def quartile_shares(surprisal_N: Floats, strata_N: Ints) -> Floats:
 
 def logprob_spread(samples: pl.DataFrame) -> pl.DataFrame:
     """Of each task, the standard deviation (ddof = 1) of the summed log-prob over all its samples, and over the correct
-    ones; and which regime the first is in: high above 1 nat, low below 0.15 (paper section 5.4), else between.
+    ones; and which regime the first is in (paper section 5.4).
     """
     correct = pl.col("status") == "correct"
-    std = pl.col("logprob_std")
-    regime = pl.when(std > HIGH_VARIANCE).then(pl.lit("high")).when(std < LOW_VARIANCE).then(pl.lit("low"))
     return (
         samples.group_by("task_id")
         .agg(logprob_std=pl.col("nll").std(), logprob_std_correct=pl.col("nll").filter(correct).std())
-        .with_columns(variance_regime=pl.when(std.is_not_null()).then(regime.otherwise(pl.lit("between"))))
+        .with_columns(variance_regime=regime(pl.col("logprob_std")))
         .sort("task_id")
     )
 

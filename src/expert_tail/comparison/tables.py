@@ -116,7 +116,10 @@ def _adaptation(
         row = common | _choice(runs, chosen[0]) | {"step": _step(chosen)}
         row |= {name: sum(each[name] for each in costs) / len(costs) for name in ("rollouts", "tokens")}
         names = (common["subset"], names_of(runs), chosen[0].rule, str(chosen[0].chosen_by), chosen[0].reported_on)
-        rows.append(row | _rates(arm, interval(arm, settings, *names)) | {"n_seeds": len(runs)})
+        row |= _rates(arm, interval(arm, settings, *names)) | {"n_seeds": len(runs)}
+        if len(runs) == 1:  # what an arm has more than one of are halves then
+            row |= dict.fromkeys((f"{metric}_std" for metric in FAST), None)
+        rows.append(row)
     return rows
 
 

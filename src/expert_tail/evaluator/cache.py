@@ -10,13 +10,15 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from expert_tail.artifacts import replacing
+from expert_tail.errors import UserError
 from expert_tail.evaluator.evaluation import Evaluation
+from expert_tail.settings import nearest
 
 DEFAULT = Path("artifacts/cache")
 LOOKUPS, LOOKUP = "lookups.txt", re.compile(r"\d+ \d+")
@@ -72,20 +74,27 @@ class Cache:
     def _path(self, name: str) -> Path:
         return self.folder / name[:2] / f"{name[2:]}.json"
 
-    def summary(self, prune_other: bool = False, prune_status: str | None = None) -> dict[str, Any]:
-        """Entries, bytes and what they are of; with a prune option, after removing what it names."""
+    def summary(self, keep: Sequence[str] = (), prune_status: str | None = None) -> dict[str, Any]:
+        """Entries, bytes and what they are of; with a prune option, after removing what it names.
+
+        `keep`: evaluators, as `measured_by` names them; what others measured is removed. Raises `UserError` where one of
+        them has measured nothing here.
+        """
         found = []
         for path in self.entries():
             if (value := _read(path)) is None:
                 path.unlink(missing_ok=True)  # damaged: it would be measured again anyway
             else:
                 found.append((path, value))
-        _, newest = max(((value.measured_at, value.evaluator) for _, value in found), default=(None, ""))
+        known = {value.evaluator for _, value in found}
+        for name in keep:
+            if name not in known:
+                raise UserError(f"{self.folder} has nothing that evaluator {name} measured{nearest(name, known)}")
         removed = kept_bytes = 0
         statuses: Counter[str] = Counter()
         sources: Counter[tuple[str, str]] = Counter()
         for path, value in found:
-            if (prune_other and value.evaluator != newest) or value.status == prune_status:
+            if (keep and value.evaluator not in keep) or value.status == prune_status:
                 path.unlink(missing_ok=True)
                 removed += 1
                 continue

@@ -56,7 +56,7 @@ class Evaluator:
         self.device = choose_device(settings.device)
         self.hardware = hardware(self.device)
         self.digest = hashlib.sha256(
-            f"{code_digest('evaluator', without=['tasks'])} {settings.flags('evaluator')}".encode()
+            f"{code_digest('evaluator', without=['tasks'])} {settings.of_verdicts()}".encode()
         ).hexdigest()[:16]
         self.cache = Cache(cache or cache_folder())
         self._builds = Builds(self.cache.folder / "builds", self.hardware)
@@ -108,7 +108,7 @@ class Evaluator:
                             advance(len(wanted[name]))
                     sources = {n: candidates[wanted[n][0]].source for n in names if n not in results}
                     for name, evaluation in self._evaluate_task(task, sources) if sources else ():
-                        if evaluation.reason != REFERENCE_FAILED:  # which may be the machine's fault
+                        if evaluation.reason not in (REFERENCE_FAILED, BUSY_DEVICE):  # which may be the machine's fault
                             self.cache.put(name, evaluation)
                         results[name] = evaluation
                         measured += 1

@@ -8,6 +8,8 @@ from expert_tail.settings import Settings
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+PAIRED_ONLY = ("min_pairs", "max_pairs", "precision", "timing_budget_s", "replicates")
+PAPER_ONLY = ("paper_trials", "paper_threads")
 
 
 class EvaluatorSettings(Settings):
@@ -47,6 +49,11 @@ class EvaluatorSettings(Settings):
         description="auto: every layer that this machine has; required: refuse without Landlock and seccomp; "
         "off: only limits on memory, files and time",
     )
+
+    def of_verdicts(self) -> str:
+        """What verdicts and timings depend on, as text: not the other protocol's settings; the device is the hardware's name."""
+        others = PAIRED_ONLY if self.protocol == "paper" else PAPER_ONLY
+        return self.model_dump_json(exclude={"device", *others})
 
     @field_validator("sandbox", mode="before")
     @classmethod

@@ -44,7 +44,8 @@ def work_of(job: Job, config: Config, n_tasks: int) -> Work:
     if job.rule in ("score_logprobs", "score_logprobs_base"):
         return Work(True, passes=1, scored=samples, scored_prompts=tasks)
     if job.rule == "compile_and_time":
-        return Work(evaluated=samples, referenced=tasks)
+        _, _, shards = job.wildcards.get("scatteritem", "1-of-1").partition("-of-")
+        return Work(evaluated=-(-samples // int(shards)), referenced=tasks)
     if job.rule == "nll_probe":
         probed = _tasks_of(config, config.adaptation.runs[job.wildcards["run"]])
         return Work(True, passes=1, scored=probed * config.sampling.k, scored_prompts=probed)

@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -119,14 +120,18 @@ def holm(p_values: list[float]) -> list[float]:
 def compared(
     picks: pl.DataFrame, metric: str, best: list[dict[str, Any]], contenders: list[dict[str, Any]], confidence: float
 ) -> Comparison:
-    """Which contenders the best are significantly better than, by paired tests over tasks, corrected by Holm's method."""
+    """Which contenders the best are significantly better than, by paired tests over tasks of all pairs, corrected by Holm's
+    method."""
     leader = best[0]["strategy"]
     others = [row["strategy"] for row in contenders if row not in best]
     if not others:
         return Comparison(None, [])
     by_task = picks.group_by("strategy", "task_id").agg(pl.col(metric).mean()).sort("task_id")
-    values = {name: by_task.filter(pl.col("strategy") == name)[metric].to_numpy() for name in (leader, *others)}
-    adjusted = holm([paired_p_value(values[leader], values[name]) for name in others])
+    names = [leader, *others]
+    values = {name: by_task.filter(pl.col("strategy") == name)[metric].to_numpy() for name in names}
+    # Who leads is seen in the same data, so that every pair counts as tested.
+    pairs = list(combinations(names, 2))
+    adjusted = holm([paired_p_value(values[one], values[other]) for one, other in pairs])[: len(others)]
     beaten = [name for name, p in zip(others, adjusted, strict=True) if p < 1 - confidence]
     if len(beaten) == len(others):
         return Comparison("all", [])
@@ -134,8 +139,8 @@ def compared(
     sentences = [f"That is significantly more than {_joined(beaten)} reaches."] if beaten else []
     sentences.append(f"The difference from {_joined(rest)} is not significant.")
     n_tasks = len(values[leader])
-    if (least := min(1, len(others) * 2 / 2**n_tasks)) >= 1 - confidence:
-        tests = "a paired test" if len(others) == 1 else f"{len(others)} paired tests, corrected for their number,"
+    if (least := min(1, len(pairs) * 2 / 2**n_tasks)) >= 1 - confidence:
+        tests = "a paired test" if len(pairs) == 1 else f"{len(pairs)} paired tests, corrected for their number,"
         sentences.append(f"Over {n_tasks} tasks no difference could be: the least p-value of {tests} is {least:.2g}.")
     return Comparison("some" if beaten else "none", sentences)
 

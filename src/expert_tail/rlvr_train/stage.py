@@ -53,7 +53,9 @@ def run(
             )
         judge = Evaluator(evaluator)
         judged_by = judge.digest if rlvr.retrain_on_evaluator_change else ""
-        steps = _Trained(state / run_digest("rlvr_train", rlvr, lora, prompt, runtime, tasks, policy, judged_by))
+        steps = _Trained(
+            state / run_digest("rlvr_train", rlvr, lora, prompt, runtime, tasks, policy, evaluator, judged_by)
+        )
         done = processes.from_first(steps.finished)
         if done:
             log(f"rlvr_train: going on after step {done - 1}, as {steps.folder} holds it")

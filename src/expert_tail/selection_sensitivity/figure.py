@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
+from expert_tail.aggregate.regimes import ALL, HIGH_STD, LOW_STD
 from expert_tail.figure_style import BLUE, GREY, INK, STYLE, VERMILLION, WIDTH
-from expert_tail.selection_sensitivity.regimes import ALL, HIGH_STD, LOW_STD
 from expert_tail.selection_sensitivity.table import BASE, DIFFERENCE, SAMPLER
 
 MAX_COLUMNS = 5

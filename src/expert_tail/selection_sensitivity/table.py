@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 
 from expert_tail.aggregate import statistics, tables
+from expert_tail.aggregate.regimes import ALL, REGIMES, regimes
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.aggregate.statistics import Floats, Interval
 from expert_tail.select.strategies import STRATEGIES, SURPRISAL, select
-from expert_tail.selection_sensitivity.regimes import ALL, REGIMES, regimes
 
 BASE, SAMPLER = "base", "rlvr"
 DIFFERENCE = "surprisal-minus-confidence"

@@ -56,6 +56,11 @@ class Processes:
         """Give every process the sum of all processes' gradients; where none has one, there is none."""
         if self.size == 1:
             return
+        has_one = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
+        dist.all_reduce(has_one)
+        parameters = [parameter for parameter, n in zip(parameters, has_one.tolist(), strict=True) if n]
+        if not parameters:
+            return
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

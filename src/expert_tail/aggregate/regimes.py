@@ -12,16 +12,20 @@ ALL = "all"
 REGIMES = (ALL, "high", "between", "low")
 
 
+def regime(std: pl.Expr) -> pl.Expr:
+    """high: above `HIGH_STD`; low: below `LOW_STD`, or of a single sample, whose `std` is null; between: neither."""
+    named = pl.when(std > HIGH_STD).then(pl.lit("high")).when(std.fill_null(0.0) < LOW_STD).then(pl.lit("low"))
+    return named.otherwise(pl.lit("between"))
+
+
 def regimes(samples: pl.DataFrame) -> pl.DataFrame:
     """Columns subset, task_id, nll_std (ddof = 1; 0 with one sample) and regime of each task.
 
-    `samples` has subset, task_id and nll. high: above `HIGH_STD`; low: below `LOW_STD`; between: neither.
+    `samples` has subset, task_id and nll.
     """
-    std = pl.col("nll_std")
-    regime = pl.when(std > HIGH_STD).then(pl.lit("high")).when(std < LOW_STD).then(pl.lit("low"))
     return (
         samples.group_by("subset", "task_id")
         .agg(nll_std=pl.col("nll").std().fill_null(0.0))
-        .with_columns(regime=regime.otherwise(pl.lit("between")))
+        .with_columns(regime=regime(pl.col("nll_std")))
         .sort("subset", "task_id")
     )
