@@ -69,4 +69,4 @@ $(VLLM)/.installed: envs/vllm.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf artifacts/samples artifacts/evaluations artifacts/logprobs artifacts/selections artifacts/rlvr artifacts/adapt artifacts/probes artifacts/tasks results
+	rm -rf results $(addprefix artifacts/,adapt benchmarks evaluations headroom logprobs logprobs_base logs null_audit probes rlvr samples selections tasks)

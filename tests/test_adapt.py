@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from injection import expert_tail, kill_9, started
 from injection import run as run_command
+from safetensors.torch import load_file
 
 from expert_tail import artifacts
 from expert_tail.adapt.objectives import entropic
@@ -62,14 +64,19 @@ class World:
         paths = dict(tasks=self.tasks, policy=self.policy, adapter=start, state=output / "state", output=output)
         adapt(run, draws, PROMPT, RUNTIME, EVALUATOR, **paths)
 
-    def command(self, output: Path, run: Run) -> list[str]:
+    def command(self, output: Path, run: Run, processes: int = 1) -> list[str]:
         paths = dict(tasks=self.tasks, policy=self.policy, adapter=self.adapter, state=output / "state", output=output)
         sections = {"run": run, "sampling": DRAWS, "prompt": PROMPT, "policy": RUNTIME, "evaluator": EVALUATOR}
         flags = " ".join(settings.flags(section) for section, settings in sections.items())
         return [
             "env",
             "OMP_NUM_THREADS=1",
-            *expert_tail("adapt", *(f"--{name}={path}" for name, path in paths.items()), *shlex.split(flags)),
+            *expert_tail(
+                f"--processes={processes}",
+                "adapt",
+                *(f"--{name}={path}" for name, path in paths.items()),
+                *shlex.split(flags),
+            ),
         ]
 
 
@@ -195,6 +202,24 @@ def test_self_distillation_scores_in_hindsight_and_a_longer_run_goes_on(
     assert rows(output, 1, "account")[0]["teacher_tokens"] == 0
     world.adapt(output, steps=0, **sdpo)  # shorter again: nothing is left to be trained, and nothing is lost
     assert rows(output, 1, "account")[0]["gradient_norm"] > 0
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_run_and_go_on_with_it(world: World, grpo: Path, tmp_path: Path) -> None:
+    output, settings = tmp_path / "run", {"objective": "sdpo_feedback", "subset": "pair", "rollouts": 4, "lr": 1e-3}
+    for steps in (1, 2):
+        done = run_command(world.command(output, Run(**settings, steps=steps), processes=2), world.cache)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stderr.count(f"adapt run: {steps + 1}/{steps + 1}") == 1  # one of them reports
+    drawn = [
+        [(row["task_id"], row["rollout"], row["token_ids"]) for row in rows(folder, 0, "rollouts")]
+        for folder in (output, grpo)
+    ]
+    assert drawn[0] == drawn[1]  # what one process draws, whatever is learned from it
+    weights = [load_file(output / f"step={step}" / "adapter_model.safetensors") for step in range(3)]
+    assert all(any(not torch.equal(one[name], other[name]) for name in one) for one, other in pairwise(weights))
+    (account,) = rows(output, 1, "account")
+    assert account["teacher_tokens"] > 0
 
 
 def test_single_task_penalised_entropic_run(world: World, tmp_path: Path) -> None:

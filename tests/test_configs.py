@@ -13,7 +13,13 @@ from expert_tail.config import Config, parse_config
 from expert_tail.policy.settings import PolicySettings
 
 # Each with what it is to be used with; all of them on top of config.yaml.
-COMBINATIONS = [["smoke"], ["h100"], ["qwen2.5-coder-7b"], ["gpt-oss-120b", "adaptation"]]
+COMBINATIONS = [
+    ["smoke"],
+    ["h100"],
+    ["qwen2.5-coder-7b"],
+    ["qwen2.5-coder-7b", "adaptation"],
+    ["gpt-oss-120b", "adaptation"],
+]
 
 
 def files_of(names: list[str]) -> list[Path]:

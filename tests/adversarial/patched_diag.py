@@ -1,12 +1,14 @@
-"""Slows down torch.diag and matrix products, which the reference uses.
+"""Slows down torch.diag and matrix products, which the reference uses, and computes as it does with what they were.
 task: 12
-verdict: correct
+verdict: correct, not faster
 """
 
 import time
 
 import torch
 import torch.nn as nn
+
+diag, matmul = torch.diag, torch.matmul
 
 
 def slow(*_, **__):
@@ -18,4 +20,4 @@ torch.diag = torch.matmul = torch.Tensor.__matmul__ = slow
 
 class ModelNew(nn.Module):
     def forward(self, A, B):
-        return A[:, None] * B
+        return matmul(diag(A), B)

@@ -357,7 +357,9 @@ def _environment(gpu: int | None) -> dict[str, str]:
     if gpu is not None:
         visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         warm = {"CUDA_VISIBLE_DEVICES": visible[gpu] if visible else str(gpu)}
-    return kept | one_thread | warm
+    # Programs that come with Python packages, such as ninja, which torch's load_inline calls, lie beside Python.
+    programs = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    return kept | one_thread | warm | programs
 
 
 def _remove(folder: Path) -> None:

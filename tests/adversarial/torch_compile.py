@@ -1,0 +1,18 @@
+"""Honest, but not supported: torch.compile asks for its compiler each time, also where all is compiled, and no worker that is
+timed may start programs (docs/trust.md).
+task: 12
+verdict: runtime_error | correct, faster
+"""
+
+import torch
+import torch.nn as nn
+
+
+@torch.compile
+def compiled(A, B):
+    return A.unsqueeze(1) * B
+
+
+class ModelNew(nn.Module):
+    def forward(self, A, B):
+        return compiled(A, B)
