@@ -1,5 +1,4 @@
-"""Honest, but not supported: torch.compile asks for its compiler each time, also where all is compiled, and no worker that is
-timed may start programs (docs/trust.md).
+"""Honest, but not supported: torch.compile starts a compiler each time, which no worker that is timed may.
 task: 12
 verdict: runtime_error | correct, faster
 """
