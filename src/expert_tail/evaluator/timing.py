@@ -3,9 +3,10 @@
 A pair is (baseline seconds, candidate seconds) on the same fresh inputs, one right after the other. The speedup is the
 median of the paired ratios. Its interval is that of order statistics: if x_(1) <= … <= x_(n) are the ratios, the median
 lies in [x_(k), x_(n+1-k)] unless k-1 or fewer of n fair coins come up heads, whatever the noise's distribution; k is the
-largest for which that has at most 2.5 % on either side. It needs no resampling and holds its level at every n. Timing
-stops when the interval is tight, which takes some of that back: with normal noise of 2 % (a precision of 0.02, 12 to 48 pairs) 3.0 %
-of intervals of equal arms lay above 1, before a claim is replicated.
+largest for which that has at most 2.5 % on either side. It needs no resampling and holds its level at every n.
+
+Timing stops once the interval is tight, which takes some of that back: with normal noise of 2 %, a precision of 0.02 and 12 to 48
+pairs, some 3 % of the intervals of equal arms lay above 1, before a claim is replicated, and as many below.
 """
 
 import math
