@@ -17,6 +17,7 @@ from test_aggregate import NAMES, World, blank, correct, wrong
 from expert_tail import artifacts
 from expert_tail.adapt.settings import AdaptationSettings
 from expert_tail.adaptation_tables.correlation import Samples, association, resolved
+from expert_tail.aggregate import statistics
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.cli import main
 from expert_tail.comparison import accounts
@@ -302,12 +303,22 @@ def test_table11_claims_a_winner_only_beyond_the_interval(world: Compared) -> No
     for row in world.rows(11):
         is_clear = row["fast_1_delta_low"] > 0 or row["fast_1_delta_high"] < 0
         assert (row["winner"] is not None) == is_clear
-    # Newcombe's interval by hand, of 4 in 16, and of two policies, which together succeed in half of their rollouts.
+    # Newcombe's interval by hand, of 4 in 16, and of two policies that succeed in 3 and 1 of 4: worth 0.25 / (0.125 / 2) trials.
     row = world.one(11, task_id=4, run="batch-42 batch-43", reported_on="in_batch")
     assert (row["base_n"], row["adapted_n"], row["fast_1_delta"]) == (16, 8, pytest.approx(4 / 8 - 4 / 16))
-    ends = [binomtest(c, n).proportion_ci(0.95, "wilson") for c, n in ((4, 16), (1, 2))]
+    ends = [binomtest(c, n).proportion_ci(0.95, "wilson") for c, n in ((4, 16), (2, 4))]
     low = 0.25 - np.hypot(0.5 - ends[1].low, ends[0].high - 0.25)
     assert row["fast_1_delta_low"] == pytest.approx(low, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("successes", "worth"), [([0, 0, 0], 96), ([8, 8, 8], 96), ([0, 32, 32], 3), ([8, 16, 24], (0.25 * 3 / 0.0625))]
+)
+def test_policies_of_several_seeds_are_worth_what_they_agree_on(successes: list[int], worth: float) -> None:
+    counts = np.array(successes)[None, :, None].repeat(2, axis=2)
+    arm = Arm((4,), np.full((1, 3), 32), counts, is_crossed=True)
+    expected = statistics.wilson_interval(sum(successes) / 96 * worth, worth)
+    assert interval(arm, AggregateSettings())[0] == pytest.approx([float(end) for end in expected])
 
 
 def test_table12_coverage_and_variance(world: Compared) -> None:

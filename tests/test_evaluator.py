@@ -228,7 +228,7 @@ def threads_for_all_cores() -> Iterator[int]:
 def test_pytorch_has_no_more_threads_than_cores_are_left_to_it(
     tmp_path: Path, threads_for_all_cores: int, protocol: str, sharing: int
 ) -> None:
-    """Two threads on the one core beside the timed one wait for each other: inputs took six times as long to draw."""
+    """Two threads on the one core beside the timed one wait for each other: inputs took seven times as long to draw."""
     settings = ONCE.model_copy(update={"protocol": protocol, "paper_threads": 2})
     seen: list[int] = []
     with Evaluator(settings, tmp_path) as running:

@@ -57,7 +57,7 @@ class Arm(NamedTuple):
 
 
 def interval(arm: Arm, settings: AggregateSettings, *names: str) -> list[Interval]:
-    """Interval of each metric's rate; Wilson's of the pooled counts on a single task. `names` choose the random stream."""
+    """Interval of each metric's rate; Wilson's on a single task (`_wilson`). `names` choose the random stream."""
     if len(arm.tasks) == 1:
         return [_wilson(arm, m, settings.confidence) for m in range(len(FAST))]
     rng = statistics.generator(settings.seed, "rates", *names)
@@ -101,12 +101,16 @@ def _of_two_proportions(first: Arm, second: Arm, m: int, confidence: float) -> t
 
 
 def _wilson(arm: Arm, m: int, confidence: float) -> Interval:
-    """Of the pooled counts; where seeds are policies of their own, with them as the trials, since rollouts of one policy are
-    alike."""
-    successes, n = arm.c_TSM[..., m].sum(), arm.n_TS.sum()
-    if arm.is_crossed and (seeds := arm.n_TS.shape[1]) > 1:
-        successes, n = seeds * successes / n, seeds
-    low, high = statistics.wilson_interval(successes, n, confidence)
+    """Of the pooled counts; where seeds are policies of their own, of as many trials as these are worth.
+
+    That is the effective sample size of clusters (Rao and Scott, 1992), p (1 - p) over the variance of the seeds' mean: all
+    samples where seeds agree, and no fewer than there are seeds.
+    """
+    n, rate = float(arm.n_TS.sum()), float(arm.c_TSM[..., m].sum() / arm.n_TS.sum())
+    seeds = arm.n_TS.shape[1]
+    if arm.is_crossed and seeds > 1 and (variance := float(arm.rates_TSM[0, :, m].var(ddof=1)) / seeds) > 0:
+        n = min(n, max(seeds, rate * (1 - rate) / variance))
+    low, high = statistics.wilson_interval(rate * n, n, confidence)
     return Interval(float(low), float(high))
 
 
