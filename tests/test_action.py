@@ -248,7 +248,7 @@ def test_a_reference_that_is_no_task_still_gives_a_candidate(reference: str):
     assert "return x" in candidate_source(reference, "return x", "forward_body")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=300), st.sampled_from(["forward_body", "module"]))
 def test_any_text_gives_a_candidate(text: str, action: str):
     source = candidate_source(DIAG, text, action)
@@ -277,7 +277,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(PIECES, max_size=30).map("".join), st.sampled_from(["forward_body", "module"]))
 def test_any_text_that_looks_like_code_gives_a_candidate(text: str, action: str):
     candidate_source(DIAG, text, action)
@@ -296,7 +296,7 @@ BODIES = st.tuples(st.lists(st.tuples(st.sampled_from("xyz"), EXPRESSIONS), max_
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     BODIES, st.integers(0, 8), st.sampled_from(["", "Here is the code:\n", "Sure!\n\n"]), st.booleans(), st.booleans()
 )

@@ -74,7 +74,7 @@ def distinct_first(ordered: list[Row]) -> list[Row]:
 
 
 @given(drawn_samples(most=8))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_rankings_are_those_of_a_plain_loop(samples: list[Row]) -> None:
     budgets = list(range(1, len(samples) + 1))
     for ranking in IN_ORDER:
@@ -87,7 +87,7 @@ def test_rankings_are_those_of_a_plain_loop(samples: list[Row]) -> None:
 
 
 @given(drawn_samples())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_random_order_is_the_mean_over_all_orders(samples: list[Row]) -> None:
     budgets = list(range(1, len(samples) + 1))
     for ranking in (RANDOM, DISTINCT_RANDOM):
@@ -107,7 +107,6 @@ def names(samples: list[Row]) -> set[str]:
 
 
 @given(drawn_samples(most=12))
-@settings(deadline=None)
 def test_random_order_agrees_with_the_estimators_of_table_2(samples: list[Row]) -> None:
     speedups = np.array([row["speedup"] for row in samples])
     for m in range(1, len(samples) + 1):
@@ -118,7 +117,6 @@ def test_random_order_agrees_with_the_estimators_of_table_2(samples: list[Row]) 
 
 
 @given(drawn_samples(most=12))
-@settings(deadline=None)
 def test_more_evaluations_never_hurt_and_all_of_them_make_rankings_equal(samples: list[Row]) -> None:
     budgets = list(range(1, len(samples) + 1))
     found = {ranking: deployed(cell(samples), ranking, budgets)[0] for ranking in RANKINGS}
@@ -130,7 +128,7 @@ def test_more_evaluations_never_hurt_and_all_of_them_make_rankings_equal(samples
 
 
 @given(drawn_samples(most=7), st.integers(0, 2**32))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_resample_is_a_cell_of_the_samples_it_drew(samples: list[Row], seed: int) -> None:
     drawn_from = cell(samples)
     counts_BG = drawn_from.resampled(3, np.random.default_rng(seed))

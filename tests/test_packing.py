@@ -24,7 +24,7 @@ def ancestors_by_position(pack: Pack) -> list[list[int]]:
 
 
 @given(cases, st.integers(1, 40), st.integers(1, 12), st.none() | st.integers(1, 9))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_row_sees_exactly_its_ancestors(
     case: list[tuple[list[int], list[list[int]]]], max_tokens: int, block_rows: int, window: int | None
 ) -> None:

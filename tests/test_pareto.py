@@ -83,7 +83,7 @@ def test_cost_that_is_not_a_number_is_refused() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=6))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_expected_tokens_are_the_mean_over_all_subsets(tmp_path_factory: Any, completions: list[list[int]]) -> None:
     folder = tmp_path_factory.mktemp("costs")
     write_samples(folder / "samples.parquet", {4: completions}, computed_tokens="1000", seconds="10")

@@ -13,6 +13,7 @@ import polars as pl
 from expert_tail.adaptation_tables.correlation import Samples, association, resampled_means, resolved, times_drawn
 from expert_tail.aggregate import statistics
 from expert_tail.aggregate.settings import AggregateSettings
+from expert_tail.success import CORRECT, if_correct
 
 Row = dict[str, Any]
 SURPRISAL = {"sum": "nll", "mean": "nll_mean", "tail": "nll_tail"}
@@ -39,7 +40,7 @@ def probe(
     ones; and all again, ranked within their task, which is where selection chooses.
     """
     samples = samples.with_columns(
-        speedup=pl.when(pl.col("status") == "correct").then("speedup").otherwise(0.0),
+        speedup=if_correct("speedup"),
         candidate=pl.struct("task_id", "candidate_sha256").rank("dense").cast(pl.Int64),
     )
     return [_row(run, step, which, kind, samples, settings) for which in sets for kind in kinds]
@@ -48,7 +49,7 @@ def probe(
 def _row(run: str, step: int, which: str, kind: str, samples: pl.DataFrame, settings: AggregateSettings) -> Row:
     samples = samples.with_columns(surprisal=pl.Series(resolved(samples[SURPRISAL[kind]].to_numpy())))
     if which == "correct":
-        samples = samples.filter(pl.col("status") == "correct")
+        samples = samples.filter(CORRECT)
     elif which == "bottom_quartile":
         least = samples["surprisal"].top_k(-(-samples.height // 4)).min()
         samples = samples.filter(pl.col("surprisal") >= least)

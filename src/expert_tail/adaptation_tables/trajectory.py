@@ -15,6 +15,7 @@ from expert_tail.adapt.settings import Run
 from expert_tail.aggregate import statistics
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.best_of_adaptation.best import affordable, best_step, early_stop
+from expert_tail.success import CORRECT, FAST_1, FAST_1_CONFIDENT
 
 Row = dict[str, Any]
 METRICS = ("fast_1", "fast_1_confident", "correct")
@@ -72,10 +73,7 @@ def _step(name: str, run: Run, frames: dict[str, pl.DataFrame], settings: Aggreg
 
 
 def _performance(prefix: str, rollouts: pl.DataFrame, evaluations: pl.DataFrame, settings: AggregateSettings) -> Row:
-    correct = pl.col("status") == "correct"
-    fast = correct & (pl.col("speedup") > 1).fill_null(False)
-    confident = fast & (pl.col("speedup_low") > 1).fill_null(False)
-    judged = evaluations.with_columns(correct=correct, fast_1=fast, fast_1_confident=confident)
+    judged = evaluations.with_columns(correct=CORRECT, fast_1=FAST_1, fast_1_confident=FAST_1_CONFIDENT)
     counts = judged.group_by("task_id").agg(pl.len(), pl.col(*METRICS).sum()).sort("task_id")
     sizes = counts["len"].to_numpy().astype(np.int64)
     row: Row = {}

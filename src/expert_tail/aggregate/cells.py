@@ -10,6 +10,7 @@ from expert_tail.errors import UserError
 from expert_tail.evaluator.evaluation import STATUSES
 from expert_tail.progress import progress
 from expert_tail.select.stage import AGAIN, KEYS, join_samples, load, refuse
+from expert_tail.success import FAST_1, FAST_1_CONFIDENT, if_correct
 from expert_tail.time_experts.verdict import UNKNOWN
 
 _MEASURED = ["speedup", "speedup_low", "speedup_high", "kernel_ms", "baseline_ms", "roofline_ms"]
@@ -94,16 +95,14 @@ def _load_cell(
 
 def _compact(subset: str, joined: pl.DataFrame) -> pl.DataFrame:
     """One row a sample at a few dozen bytes: millions of them stay in memory at once."""
-    correct = pl.col("status") == "correct"
-    fast = correct & (pl.col("speedup") > 1).fill_null(False)
     return joined.select(
         pl.lit(subset).alias("subset"),
         *KEYS,
         pl.col("status").cast(pl.Enum(STATUSES)),
-        pl.when(correct).then("speedup").otherwise(0.0).alias("speedup"),
+        if_correct("speedup"),
         *_MEASURED[1:],
-        fast.alias("fast_1"),
-        (fast & (pl.col("speedup_low") > 1).fill_null(False)).alias("fast_1_confident"),
+        FAST_1.alias("fast_1"),
+        FAST_1_CONFIDENT.alias("fast_1_confident"),
         pl.col("candidate_sha256").hash().alias("candidate"),
         "n_tokens",
         "nll",

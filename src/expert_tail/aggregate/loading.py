@@ -10,6 +10,7 @@ import polars as pl
 from expert_tail.artifacts import ArtifactError, notes
 from expert_tail.errors import UserError
 from expert_tail.select.stage import AGAIN, KEYS, join_samples, load, refuse
+from expert_tail.success import FAST_1, FAST_1_CONFIDENT, if_correct
 
 Cells = dict[tuple[str, int], Path]  # the file of each (subset, seed)
 
@@ -82,16 +83,14 @@ def _scored(subset: str, seed: int, evaluations: Path, logprobs: Path) -> pl.Dat
     for column in ("nll", "nll_mean"):
         unusable = joined.filter(~pl.col(column).is_finite().fill_null(False))
         refuse(unusable, KEYS, f"{logprobs}:", f"has no usable {column}; {AGAIN}")
-    correct = pl.col("status") == "correct"
-    fast = (pl.col("speedup") > 1).fill_null(False)
     return joined.select(
         pl.lit(subset).alias("subset"),
         *KEYS,
         "candidate_sha256",
         "status",
-        pl.when(correct).then("speedup").fill_null(0.0).alias("speedup"),
-        pl.when(correct).then("speedup_low").fill_null(0.0).alias("speedup_low"),
-        (correct & fast).alias("fast_1"),
-        (correct & fast & (pl.col("speedup_low") > 1).fill_null(False)).alias("fast_1_confident"),
+        if_correct("speedup"),
+        if_correct("speedup_low"),
+        FAST_1.alias("fast_1"),
+        FAST_1_CONFIDENT.alias("fast_1_confident"),
         *("nll", "nll_mean", "n_tokens"),
     )

@@ -20,6 +20,7 @@ from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.aggregate.statistics import Floats, Interval
 from expert_tail.evaluator.evaluation import STATUSES
 from expert_tail.select.strategies import ORACLE, STRATEGIES
+from expert_tail.success import CORRECT, FAST_1, FAST_1_CONFIDENT
 
 FAST = ["fast_1", "fast_1_confident"]
 TASK = ["subset", "task_id"]
@@ -100,11 +101,10 @@ def headline(picks: pl.DataFrame, samples: pl.DataFrame, names: pl.DataFrame) ->
     highest there was to pick. n_samples and n_correct count over all seeds; n_distinct_correct counts their different
     correct candidates. pick_nll is the surprisal of the pick, empty where no sample was correct.
     """
-    correct = pl.col("status") == "correct"
     per_task = samples.group_by(TASK).agg(
         n_samples=pl.len(),
-        n_correct=correct.sum(),
-        n_distinct_correct=pl.col("candidate").filter(correct).n_unique(),
+        n_correct=CORRECT.sum(),
+        n_distinct_correct=pl.col("candidate").filter(CORRECT).n_unique(),
     )
     best = samples.group_by(CELL).agg(pl.col("speedup").max()).group_by(TASK).agg(best_speedup=pl.col("speedup").mean())
     values = ["fast_1", "fast_1_confident", "speedup"]
@@ -148,10 +148,7 @@ def training(rollouts: pl.DataFrame, checkpoints: Iterable[int], settings: Aggre
     for two independent sets of tasks. mean_speedup is over correct rollouts, entropy in nats per token. `rollouts`
     has step, task_id, candidate_sha256, status, speedup, speedup_low, reward, entropy.
     """
-    correct = pl.col("status") == "correct"
-    fast = correct & (pl.col("speedup") > 1).fill_null(False)
-    confident = fast & (pl.col("speedup_low") > 1).fill_null(False)
-    rollouts = rollouts.with_columns(correct=correct, fast_1=fast, fast_1_confident=confident)
+    rollouts = rollouts.with_columns(correct=CORRECT, fast_1=FAST_1, fast_1_confident=FAST_1_CONFIDENT)
     kept = set(checkpoints)
     rows: list[Row] = []
     first: tuple[float, Interval] | None = None
@@ -193,10 +190,9 @@ def best_of_k(samples: pl.DataFrame, names: pl.DataFrame, settings: AggregateSet
     roofline_ms, empty where it is not known), ceiling_share how much of it was reached (speedup / ceiling). The last
     columns count the samples of each status.
     """
-    correct = pl.col("status") == "correct"
     ceiling = pl.when(pl.col("roofline_ms") > 0).then(pl.col("baseline_ms") / pl.col("roofline_ms"))
     best = (
-        samples.filter(correct)
+        samples.filter(CORRECT)
         .sort("speedup", "sample", descending=[True, False])
         .unique(CELL, keep="first", maintain_order=True)
         .with_columns(pl.col(FAST).cast(pl.Int32), ceiling=ceiling)
@@ -216,7 +212,7 @@ def best_of_k(samples: pl.DataFrame, names: pl.DataFrame, settings: AggregateSet
         *(pl.col(metric).sum().alias(f"sample_{metric}") for metric in FAST),
         *((pl.col("status") == status).sum().alias(status) for status in STATUSES),
         n_distinct=pl.col("candidate").n_unique(),
-        n_distinct_correct=pl.col("candidate").filter(correct).n_unique(),
+        n_distinct_correct=pl.col("candidate").filter(CORRECT).n_unique(),
         mean_tokens=pl.col("n_tokens").mean(),
     )
     rates: list[str] = []

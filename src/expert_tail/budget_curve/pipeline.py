@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from expert_tail.aggregate.statistics import Floats, best_of_k_weights, pass_at_k
 from expert_tail.select.strategies import SURPRISAL
+from expert_tail.success import CORRECT
 
 Integers = NDArray[np.int64]
 OUTCOMES = ("fast_1", "fast_1_confident", "correct", "speedup", "speedup_low")
@@ -51,7 +52,7 @@ class Cell:
     """
 
     def __init__(self, samples: pl.DataFrame) -> None:
-        samples = samples.sort("sample").with_columns(correct=pl.col("status") == "correct")
+        samples = samples.sort("sample").with_columns(correct=CORRECT)
         n_alike = [pl.col("candidate_sha256").n_unique().over(column) for column in SURPRISAL.values()]
         is_tied = pl.any_horizontal(n > 1 for n in n_alike)
         same = ["candidate_sha256", *SURPRISAL.values(), pl.when(is_tied).then("sample").alias("tied")]

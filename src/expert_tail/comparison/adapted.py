@@ -17,6 +17,7 @@ from expert_tail.adaptation_tables.trajectory import trajectory
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.best_of_adaptation.best import affordable, best_step, early_stop
 from expert_tail.comparison.rates import Arm
+from expert_tail.success import CORRECT, FAST_1, FAST_1_CONFIDENT
 
 Row = dict[str, Any]
 BOA, BOA_CONFIDENT, AT_BUDGET = "best-of-adaptation", "best-of-adaptation-by-confident", "best-of-adaptation-at-budget"
@@ -72,11 +73,8 @@ def adapted(
 
 
 def _judged(evaluations: pl.DataFrame) -> pl.DataFrame:
-    fast = (pl.col("status") == "correct") & (pl.col("speedup") > 1).fill_null(False)
-    confident = fast & (pl.col("speedup_low") > 1).fill_null(False)
-    correct = pl.col("status") == "correct"
     return evaluations.select(
-        "task_id", "sample", "candidate_sha256", correct=correct, fast_1=fast, fast_1_confident=confident
+        "task_id", "sample", "candidate_sha256", correct=CORRECT, fast_1=FAST_1, fast_1_confident=FAST_1_CONFIDENT
     )
 
 

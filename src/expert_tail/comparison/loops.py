@@ -11,6 +11,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from expert_tail.comparison.adapted import Adapted
 from expert_tail.figure_style import BLUE, GREY, INK, STYLE, TIMES, VERMILLION, WIDTH
+from expert_tail.success import CORRECT
 
 ROLLOUTS = ["step", "task_id", "candidate_sha256", "status"]
 _TINT = {BLUE: "#E3EFF7", VERMILLION: "#FBEAE0", INK: "#F0F0F0"}
@@ -44,14 +45,14 @@ def numbers(rollouts: pl.DataFrame, samples: pl.DataFrame, runs: Sequence[Adapte
         tasks=rollouts["task_id"].n_unique(),
         rollouts=rollouts.height,
         distinct=rollouts.select(key).n_unique(),
-        correct=int((rollouts["status"] == "correct").sum()),
+        correct=rollouts.filter(CORRECT).height,
         repeats=rollouts["step"].n_unique(),
     )
     sampling = Lane(
         tasks=samples["task_id"].n_unique(),
         rollouts=samples.height,
         distinct=samples.select("task_id", "candidate").n_unique(),
-        correct=int((samples["status"] == "correct").sum()),
+        correct=samples.filter(CORRECT).height,
         repeats=samples["seed"].n_unique(),
     )
     drawn = [step for one in runs for step in [*one.in_batch, *(one.fresh or [])]]

@@ -14,6 +14,7 @@ from expert_tail.comparison.rates import FAST, Arm, difference, interval
 from expert_tail.comparison.surprisal import logprob_spread
 from expert_tail.comparison.tables import EQUIVALENT_COLUMNS
 from expert_tail.select.strategies import STRATEGIES
+from expert_tail.success import CORRECT
 
 Row = dict[str, Any]
 GUIDED = "surprisal-guided"
@@ -36,7 +37,7 @@ def of_set(
         "tasks": samples["task_id"].unique().sort().to_list(),
         "seeds": samples["seed"].unique().sort().to_list(),
         "samples": samples.height,
-        "correct_samples": int((samples["status"] == "correct").sum()),
+        "correct_samples": samples.filter(CORRECT).height,
         "comparisons": [compare(picks, GUIDED, name) for name in OPPONENTS if {GUIDED, name} <= set(there)],
         "head_to_head": head_to_head(picks, there),
         "spearman": [{name: row[name] for name in ("ranks", "analysis", "surprisal", *_RHO)} for row in length_control],

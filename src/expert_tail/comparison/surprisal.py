@@ -28,6 +28,7 @@ from expert_tail.aggregate.regimes import regime
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.comparison.rates import FAST
 from expert_tail.select.strategies import SURPRISAL
+from expert_tail.success import CORRECT
 
 Row = dict[str, Any]
 RANKS = ("pooled", "within_task")
@@ -132,17 +133,16 @@ def logprob_spread(samples: pl.DataFrame) -> pl.DataFrame:
     """Of each task, the standard deviation (ddof = 1) of the summed log-prob over all its samples, and over the correct
     ones; and which regime the first is in (paper section 5.4).
     """
-    correct = pl.col("status") == "correct"
     return (
         samples.group_by("task_id")
-        .agg(logprob_std=pl.col("nll").std(), logprob_std_correct=pl.col("nll").filter(correct).std())
+        .agg(logprob_std=pl.col("nll").std(), logprob_std_correct=pl.col("nll").filter(CORRECT).std())
         .with_columns(variance_regime=regime(pl.col("logprob_std")))
         .sort("task_id")
     )
 
 
 def _correct(samples: pl.DataFrame) -> pl.DataFrame:
-    return samples.filter(pl.col("status") == "correct").sort("task_id", "seed", "sample")
+    return samples.filter(CORRECT).sort("task_id", "seed", "sample")
 
 
 def _codes(rows: pl.DataFrame, column: str) -> Ints:

@@ -31,6 +31,7 @@ from expert_tail.comparison.adapted import (
 from expert_tail.comparison.equivalent_k import equivalent_interval, equivalent_k
 from expert_tail.comparison.rates import FAST, Arm, difference, interval
 from expert_tail.comparison.surprisal import logprob_spread
+from expert_tail.success import CORRECT
 
 Row = dict[str, Any]
 BEST_OF_N = "best-of-n"
@@ -77,7 +78,7 @@ def methods(
     subset, tasks, seeds = samples["subset"][0], samples["task_id"].n_unique(), samples["seed"].n_unique()
     curve = aggregate_tables.scaling(samples, settings)
     k_max, each = int(curve["k"].max()), tokens_per_sample(samples, prompts)  # type: ignore[arg-type]
-    correct_rate = float((samples["status"] == "correct").mean())  # type: ignore[arg-type]
+    correct_rate = samples.filter(CORRECT).height / samples.height
     common: Row = {"subset": subset, "n_tasks": tasks, "n_seeds": seeds}
     rows: list[Row] = []
     for row in curve.iter_rows(named=True):
@@ -285,7 +286,7 @@ def _base(samples: pl.DataFrame, own: Arm, task: int | None, settings: Aggregate
     spread = logprob_spread(of_task)
     row: Row = {f"logprob_std{end}": spread[f"logprob_std{end}"].mean() for end in ("", "_correct")}
     row["variance_regime"] = None if task is None else spread["variance_regime"][0]
-    row["base_correct"] = (of_task["status"] == "correct").mean()
+    row["base_correct"] = of_task.filter(CORRECT).height / of_task.height
     row |= _rates(own, interval(own, settings, "regime", str(task)), "base_")
     row["is_covered"] = int(row["base_fast_1"] > COVERED)
     last = aggregate_tables.scaling(of_task, settings).row(-1, named=True)

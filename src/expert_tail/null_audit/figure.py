@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from expert_tail.figure_style import BLUE, GREY, INK, STYLE, TIMES, VERMILLION, WIDTH, speedups_along_x
-from expert_tail.null_audit.table import ALL, confident
+from expert_tail.null_audit.table import ALL
+from expert_tail.success import CORRECT, FAST_1_CONFIDENT
 
 MAX_NAME = 26  # characters of a task's name
 
@@ -38,7 +39,7 @@ def draw(repeats: pl.DataFrame, table: pl.DataFrame) -> Figure:
 
 def _panel(axis: Axes, repeats: pl.DataFrame, task_ids: list[int]) -> None:
     axis.axvline(1, color=INK, linewidth=0.9, zorder=1)
-    correct = repeats.filter(pl.col("status") == "correct").with_columns(confident=confident())
+    correct = repeats.filter(CORRECT).with_columns(confident=FAST_1_CONFIDENT)
     rng = np.random.default_rng(0)
     for y, task_id in enumerate(task_ids):
         found = correct.filter(pl.col("task_id") == task_id)
@@ -103,7 +104,7 @@ def _value(axis: Axes, text: str, y: float, colour: str, offset: float, weight: 
 
 def _limits(repeats: pl.DataFrame) -> tuple[float, float]:
     """The same for all panels, so that they can be compared."""
-    speedups = repeats.filter(pl.col("status") == "correct")["speedup"].to_numpy()
+    speedups = repeats.filter(CORRECT)["speedup"].to_numpy()
     ends = np.append(speedups[speedups > 0], 1.0)
     return min(0.8, ends.min() / 1.1), max(1.25, ends.max() * 1.1)
 

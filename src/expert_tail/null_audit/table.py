@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import polars as pl
 from scipy.stats import binomtest
 
+from expert_tail.success import CORRECT, FAST_1, FAST_1_CONFIDENT
+
 NOMINAL = 0.025  # how often the lower end of a 95 % interval may lie above the truth
 CONFIDENCE = 0.95
-_CORRECT = pl.col("status") == "correct"
 ALL = "all"  # name of the rows that have no task_id
 
 
@@ -39,7 +40,7 @@ def audit(repeats: pl.DataFrame, names: dict[int, str]) -> pl.DataFrame:
     rows = []
     for (protocol,), of_protocol in repeats.group_by("protocol", maintain_order=True):
         n_tasks = of_protocol["task_id"].n_unique()
-        has_interval = of_protocol.filter(_CORRECT)["speedup_low"].is_not_null().any()
+        has_interval = of_protocol.filter(CORRECT)["speedup_low"].is_not_null().any()
         for task_id, name, found in _cells(of_protocol, names):
             level = NOMINAL if task_id is None else NOMINAL / n_tasks
             rows.append(
@@ -56,12 +57,12 @@ def _cells(repeats: pl.DataFrame, names: dict[int, str]) -> Iterator[tuple[int |
 
 def _row(repeats: pl.DataFrame, level: float | None) -> dict[str, Any]:
     """`level`: the p_value below which the rate is above the nominal one; None: the protocol gives no interval."""
-    correct = repeats.filter(_CORRECT)
+    correct = repeats.filter(CORRECT)
     n = repeats.height
     row: dict[str, Any] = {
         "repeats": n,
         "correct": correct.height / n,
-        "fast_1": correct.filter(pl.col("speedup") > 1).height / n,
+        "fast_1": correct.filter(FAST_1).height / n,
         "fast_1_confident": None,
         "fast_1_confident_low": None,
         "fast_1_confident_high": None,
@@ -71,7 +72,7 @@ def _row(repeats: pl.DataFrame, level: float | None) -> dict[str, Any]:
         "median_speedup": correct["speedup"].median(),
     }
     if level is not None:
-        k = correct.filter(confident()).height
+        k = correct.filter(FAST_1_CONFIDENT).height
         found = binomial(k, n)
         row |= {
             "fast_1_confident": k / n,
@@ -81,8 +82,3 @@ def _row(repeats: pl.DataFrame, level: float | None) -> dict[str, Any]:
             "within_nominal": found.p_value >= level,
         }
     return row | {name: "; ".join(repeats[name].unique().sort()) for name in ("hardware", "evaluator")}
-
-
-def confident() -> pl.Expr:
-    """Whether a repeat counts as fast_1_confident."""
-    return _CORRECT & (pl.col("speedup_low") > 1).fill_null(False)

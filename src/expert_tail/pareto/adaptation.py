@@ -18,6 +18,7 @@ from expert_tail.aggregate.statistics import Floats
 from expert_tail.best_of_adaptation.best import best_step
 from expert_tail.pareto.costs import completed
 from expert_tail.pareto.methods import ADAPTATION, VALUES, Method
+from expert_tail.success import CORRECT, FAST_1, FAST_1_CONFIDENT, if_correct
 
 Frames = dict[str, pl.DataFrame]
 DRAW, FASTEST_ROLLOUT = "draw of the best checkpoint", "fastest rollout so far"
@@ -46,16 +47,13 @@ def of_run(name: str, run: Run, steps: list[Frames], per_candidate: float | None
 
 def _judged(evaluations: pl.DataFrame) -> pl.DataFrame:
     """The values of each rollout, 0 unless it is correct."""
-    correct = pl.col("status") == "correct"
-    fast = correct & (pl.col("speedup") > 1).fill_null(False)
-    confident = fast & (pl.col("speedup_low") > 1).fill_null(False)
     return evaluations.select(
         "task_id",
-        correct=correct,
-        fast_1=fast.cast(pl.Float64),
-        fast_1_confident=confident.cast(pl.Float64),
-        speedup=pl.when(correct).then("speedup").fill_null(0.0),
-        speedup_low=pl.when(correct).then("speedup_low").fill_null(0.0),
+        if_correct("speedup"),
+        if_correct("speedup_low"),
+        correct=CORRECT,
+        fast_1=FAST_1.cast(pl.Float64),
+        fast_1_confident=FAST_1_CONFIDENT.cast(pl.Float64),
     )
 
 

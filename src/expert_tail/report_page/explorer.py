@@ -14,11 +14,12 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from expert_tail.policy.action import candidate_source
+from expert_tail.success import CORRECT
 
 CELL = ["subset", "task_id", "seed"]
 _MEASURED = ["speedup", "speedup_low", "speedup_high", "kernel_ms", "baseline_ms", "roofline_ms", "trials"]
 _FIRST = ["action", "status", "reason", "error", *_MEASURED, "nll", "nll_mean", "n_tokens", "finish_reason"]
-_OF_CORRECT = [pl.when(pl.col("status") == "correct").then(name).alias(name) for name in _MEASURED[:3]]
+_OF_CORRECT = [pl.when(CORRECT).then(name).alias(name) for name in _MEASURED[:3]]
 _LONGEST = 20_000  # characters of a text that are shown
 _PYTHON = PythonLexer(stripnl=False)
 _HTML = HtmlFormatter(nowrap=True)

@@ -4,7 +4,6 @@ import base64
 import gzip
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import polars as pl
 import yaml
 
 from expert_tail import artifacts
+from expert_tail.aggregate.loading import cells_of
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.aggregate.task_sets import pooled, task_sets
 from expert_tail.artifacts import ArtifactError, replacing
@@ -167,9 +167,9 @@ def _load_cells(
     """All samples with verdict and surprisal, all selections, and the metadata of the files."""
     if not samples:
         raise UserError("nothing to report on: no samples were given")
-    others = {"evaluations": _places(evaluations), "logprobs": _places(logprobs), "selections": _places(selections)}
+    others = {"evaluations": cells_of(evaluations), "logprobs": cells_of(logprobs), "selections": cells_of(selections)}
     drawn, picks, notes = [], [], []
-    for (subset, seed), path in _places(samples).items():
+    for (subset, seed), path in cells_of(samples).items():
         for kind, places in others.items():
             if (subset, seed) not in places:
                 raise UserError(
@@ -215,13 +215,3 @@ def _load_adaptation(paths: list[Path], suite: pl.DataFrame, action: str) -> pl.
         )
         frames.append(joined.select(pl.col(name).cast(kind) for name, kind in _ROLLOUTS.items()))
     return pl.concat(frames)
-
-
-def _places(paths: list[Path]) -> dict[tuple[str, int], Path]:
-    found: dict[tuple[str, int], Path] = {}
-    for path in paths:
-        seed = re.fullmatch(r"seed=(-?\d+)\.parquet", path.name)
-        if not seed:
-            raise UserError(f"{path}: expected a file …/SUBSET/seed=SEED.parquet")
-        found[path.parent.name, int(seed[1])] = path
-    return found

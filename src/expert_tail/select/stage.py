@@ -10,6 +10,7 @@ from expert_tail.artifacts import ArtifactError
 from expert_tail.progress import log
 from expert_tail.select.settings import SelectSettings
 from expert_tail.select.strategies import SURPRISAL, select
+from expert_tail.success import CORRECT
 from expert_tail.tasks.stage import tasks_of
 
 KEYS = ["task_id", "seed", "sample"]
@@ -71,5 +72,5 @@ def refuse(rows: pl.DataFrame, keys: Sequence[str], before: str, after: str) -> 
 
 
 def _check_correct(samples: pl.DataFrame, path: Path, column: str, usable: pl.Expr) -> None:
-    bad = samples.filter((pl.col("status") == "correct") & ~usable.fill_null(False))
+    bad = samples.filter(CORRECT & ~usable.fill_null(False))
     refuse(bad, KEYS, f"{path}:", f"is correct but has no usable {column}; {AGAIN}")

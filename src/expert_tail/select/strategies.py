@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from expert_tail.success import CORRECT, FAST_1, FAST_1_CONFIDENT
+
 if TYPE_CHECKING:  # the workflow reads the names of the strategies without loading polars
     import polars as pl
 
@@ -74,15 +76,15 @@ def select(samples: pl.DataFrame, strategy: str, surprisal: str = "sum") -> dict
     above 1), speedup (expected), evaluations_used (samples timed). A task without a correct sample is a failure: [],
     0, 0, 0, 0.
     """
-    correct = samples.filter(samples["status"] == "correct")
+    correct = samples.filter(CORRECT)
     if correct.is_empty():
         return {"samples": [], "fast_1": 0.0, "fast_1_confident": 0.0, "speedup": 0.0, "evaluations_used": 0.0}
     picked, evaluations = STRATEGIES[strategy](correct.with_columns(correct[SURPRISAL[surprisal]].alias("surprisal")))
-    fast = picked["speedup"] > 1
+    fast, confident = picked.select(fast=FAST_1, confident=FAST_1_CONFIDENT)
     return {
         "samples": picked["sample"].to_list(),
         "fast_1": fast.mean(),
-        "fast_1_confident": (fast & (picked["speedup_low"] > 1).fill_null(False)).mean(),
+        "fast_1_confident": confident.mean(),
         "speedup": _mean(picked["speedup"]),
         "evaluations_used": float(evaluations),
     }
