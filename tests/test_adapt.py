@@ -64,9 +64,10 @@ class World:
         paths = dict(tasks=self.tasks, policy=self.policy, adapter=start, state=output / "state", output=output)
         adapt(run, draws, PROMPT, RUNTIME, EVALUATOR, **paths)
 
-    def command(self, output: Path, run: Run, processes: int = 1) -> list[str]:
+    def command(self, output: Path, run: Run, processes: int = 1, shards: int = 1) -> list[str]:
         paths = dict(tasks=self.tasks, policy=self.policy, adapter=self.adapter, state=output / "state", output=output)
-        sections = {"run": run, "sampling": DRAWS, "prompt": PROMPT, "policy": RUNTIME, "evaluator": EVALUATOR}
+        sections = {"run": run, "sampling": DRAWS, "prompt": PROMPT, "evaluator": EVALUATOR}
+        sections["policy"] = RUNTIME.model_copy(update={"shards": shards})
         flags = " ".join(settings.flags(section) for section, settings in sections.items())
         return [
             "env",
@@ -205,10 +206,22 @@ def test_self_distillation_scores_in_hindsight_and_a_longer_run_goes_on(
 
 
 @pytest.mark.slow
-def test_two_processes_make_one_run_and_go_on_with_it(world: World, grpo: Path, tmp_path: Path) -> None:
-    output, settings = tmp_path / "run", {"objective": "sdpo_feedback", "subset": "pair", "rollouts": 4, "lr": 1e-3}
+@pytest.mark.parametrize(
+    ("shards", "objective"),
+    [
+        (1, {"objective": "sdpo_feedback"}),
+        (2, {"objective": "sdpo_feedback"}),
+        (2, {"objective": "entropic", "kl_penalty": 0.1, "reward": "speedup"}),
+    ],
+    ids=["whole", "divided", "divided and scored at its start"],
+)
+def test_two_processes_make_one_run_and_go_on_with_it(
+    world: World, grpo: Path, tmp_path: Path, shards: int, objective: dict[str, Any]
+) -> None:
+    output, settings = tmp_path / "run", {"subset": "pair", "rollouts": 4, "lr": 1e-3} | objective
     for steps in (1, 2):
-        done = run_command(world.command(output, Run(**settings, steps=steps), processes=2), world.cache)
+        command = world.command(output, Run(**settings, steps=steps), processes=2, shards=shards)
+        done = run_command(command, world.cache)
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stderr.count(f"adapt run: {steps + 1}/{steps + 1}") == 1  # one of them reports
     drawn = [
@@ -327,6 +340,11 @@ RUN: dict[str, Any] = {"subset": "s"}
         ({"a": RUN | {"beta": 2}}, "`beta` has no meaning for grpo, only for sdpo_prompt, sdpo_feedback"),
         ({"a": RUN | {"objective": "sdpo_prompt", "reward": "sparse"}}, "`reward` has no meaning for sdpo_prompt"),
         ({"a": RUN | {"threshold": 1.5}}, "`threshold` has a meaning for `reward: sparse` only"),
+        (
+            {"a": RUN | {"reward": "speedup", "reward_window": 8}},
+            "`reward_window` has a meaning for `reward: normalised`",
+        ),
+        ({"a": RUN | {"fresh_rollouts": 8}}, "`fresh_rollouts` has a meaning for `validation: fresh` only"),
         ({"a": RUN | {"objective": "entropic", "rollouts": 2}}, "takes more than 2 rollouts"),
         ({"a b": RUN}, "`a b` cannot name a run"),
         ({"a": RUN | {"start": {"run": "bb"}}, "b": RUN}, "`a` starts from `bb`, which `runs` has not"),

@@ -10,7 +10,8 @@ import yaml
 from injection import ROOT, snakemake
 
 from expert_tail.config import Config, parse_config
-from expert_tail.policy.settings import PolicySettings
+from expert_tail.errors import UserError
+from expert_tail.policy.settings import PolicySettings, RuntimeSettings
 
 # Each with what it is to be used with; all of them on top of config.yaml.
 COMBINATIONS = [
@@ -82,6 +83,21 @@ def test_the_paper_is_what_gpt_oss_is_configured_for() -> None:
     assert config.prompt.template == "harmony"
 
 
-def test_a_policy_in_shards_is_one_process() -> None:
-    with pytest.raises(ValueError, match="leave `processes` at 1"):
-        PolicySettings(shards=2, processes=2)
+def test_how_memory_is_shared_out_is_no_other_training() -> None:
+    usual = RuntimeSettings()
+    assert RuntimeSettings(shards=2, kv_cache_gib=1).of_numbers() == usual.of_numbers()
+    assert RuntimeSettings(dtype="bfloat16").of_numbers() != usual.of_numbers()
+
+
+@pytest.mark.parametrize("section", ["rlvr", "sampling"])
+def test_seeds_are_not_negative(section: str) -> None:
+    with pytest.raises(UserError, match=rf"`{section}\.seed.*greater than or equal to 0"):
+        parse_config({section: {"rlvr": {"seed": -1}, "sampling": {"seeds": [-1]}}[section]})
+
+
+def test_a_policy_in_shards_is_one_process_or_as_many() -> None:
+    assert PolicySettings(shards=2).processes == 1
+    assert PolicySettings(shards=2, processes=2).shards == 2
+    for processes in (2, 4):
+        with pytest.raises(ValueError, match="let `processes` be 1 or as many"):
+            PolicySettings(shards=3, processes=processes)

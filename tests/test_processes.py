@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 from injection import expert_tail
 from safetensors.torch import load_file
@@ -32,10 +34,12 @@ OPTIONS = {"temperature": 0.7, "max_tokens": 5, "seed": (1,)}
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def work(processes: Processes, policy_folder: Path, only_first: bool) -> dict[str, object]:
+def work(processes: Processes, policy_folder: Path, only_first: bool, shards: int = 1) -> dict[str, object]:
     """Draws, then two updates whose rollouts are weighted by hand; run by every process, and by the test alone."""
     torch.set_num_threads(1)
-    policy = loaded(policy_folder, BOTH)
+    policy = loaded(policy_folder, BOTH, shards=shards)
+    layers = list(policy.model.get_decoder().layers.parameters())
+    here = sum(getattr(weight, "to_local", lambda weight=weight: weight)().numel() for weight in layers)
     draws = draw_together(processes, TransformersEngine(policy), TASKS, 3, HARMONY, **OPTIONS)
     parameters = [p for p in policy.model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=1e-2)
@@ -67,16 +71,18 @@ def work(processes: Processes, policy_folder: Path, only_first: bool) -> dict[st
     processes.sum_gradients(more)
     return {
         "more": [None if p.grad is None else p.grad.tolist() for p in more],
+        "held": here / sum(weight.numel() for weight in layers),
         "tokens": [[one.completion.token_ids for one in of_task] for of_task in draws],
         "updates": [[update.loss, update.gradient_norm, *update.gaps.values()] for update in updates],
         "weights": torch.cat([p.detach().flatten() for p in parameters]).tolist(),
     }
 
 
-def test_two_processes_draw_and_update_like_one(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shards", [1, 2], ids=["whole", "divided"])
+def test_two_processes_draw_and_update_like_one(folder: Path, tmp_path: Path, shards: int) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
     done = subprocess.run(
-        [*command, str(folder), str(tmp_path)],
+        [*command, str(folder), str(tmp_path), str(shards)],
         env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
@@ -84,7 +90,9 @@ def test_two_processes_draw_and_update_like_one(folder: Path, tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stderr[:3000]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    held = [[of_case.pop("held") for of_case in cases] for cases in (first, second)]
     assert first == second  # bit for bit, or the two adapters would drift apart
+    assert all(1 / shards <= part < 1.1 / shards for part in np.ravel(held))  # the adapter is whole
     for of_two, only_first in zip(first, CASES, strict=True):
         alone = work(ALONE, folder, only_first)
         assert of_two["tokens"] == alone["tokens"]
@@ -97,7 +105,8 @@ def test_two_processes_draw_and_update_like_one(folder: Path, tmp_path: Path) ->
         assert close.float().mean() > 0.995
 
 
-def test_training_as_two_processes(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shards", [1, 2], ids=["whole", "divided"])
+def test_training_as_two_processes(folder: Path, tmp_path: Path, shards: int) -> None:
     """The command line: one log, one set of files, whole though two processes ran."""
     write_tasks(
         TaskSettings(subsets={"rest": [i for i in range(1, 101) if i not in (5, 19)]}), tmp_path / "tasks.parquet"
@@ -108,7 +117,7 @@ def test_training_as_two_processes(folder: Path, tmp_path: Path) -> None:
         "rlvr": RlvrSettings(steps=1, tasks_per_step=2, rollouts_per_task=2, checkpoints=[1], max_tokens=4),
         "lora": LoraSettings(rank=2, targets="q_proj,v_proj"),
         "prompt": HARMONY,
-        "policy": RuntimeSettings(device="cpu"),
+        "policy": RuntimeSettings(device="cpu", shards=shards),
         "evaluator": EvaluatorSettings(correctness_trials=1, min_pairs=6, max_pairs=6),
     }
     paths = {"tasks": tmp_path / "tasks.parquet", "policy": folder, "state": state}
@@ -126,6 +135,14 @@ def test_training_as_two_processes(folder: Path, tmp_path: Path) -> None:
     assert done.stderr.count("rlvr_train: 1/1") == 1
 
 
+def test_another_number_of_processes_than_parts_is_refused() -> None:
+    here = f"from {together.__module__} import *\nwith together(RuntimeSettings(device='cpu', shards=3)): pass"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    done = subprocess.run([*command, sys.executable, "-c", here], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "`policy.shards` is 3, and these are 2 processes: start one, or as many" in done.stderr
+
+
 def test_only_training_runs_as_several_processes() -> None:
     done = subprocess.run(
         expert_tail("--processes", "2", "headroom", "--output", "x", "--measured"), capture_output=True, text=True
@@ -135,6 +152,6 @@ def test_only_training_runs_as_several_processes() -> None:
 
 
 if __name__ == "__main__":  # one of the processes of the first test
-    with together("cpu") as here:
-        result = [work(here, Path(sys.argv[1]), only_first) for only_first in CASES]
+    with together(RuntimeSettings(device="cpu", shards=int(sys.argv[3]))) as here:
+        result = [work(here, Path(sys.argv[1]), only_first, int(sys.argv[3])) for only_first in CASES]
         (Path(sys.argv[2]) / f"{here.rank}.json").write_text(json.dumps(result))

@@ -9,7 +9,9 @@ import importlib.util
 import json
 import math
 import os
+import shlex
 import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from injection import expert_tail
 from scipy.stats import chisquare
 
 from expert_tail import artifacts
@@ -333,6 +336,30 @@ def test_adaptation_records_how_far_engine_and_trainer_disagree(
     )
     start, step = (artifacts.read(output / f"step={n}/account.parquet", "accounts").to_pylist()[0] for n in (0, 1))
     assert start["logprob_gap_mean"] is start["logprob_gap_max"] is None
+    assert step["gradient_norm"] > 0
+    assert 0 < step["logprob_gap_mean"] <= step["logprob_gap_max"] < TOLERANCE
+    assert step["sampling_computed"] > 0
+
+
+def test_processes_that_divide_the_policy_learn_from_what_the_firsts_vllm_draws(
+    smollm2: Path, adapter: Path, tasks: Path, tmp_path: Path
+) -> None:
+    run = Run(subset="pair", rollouts=4, steps=1, lr=1e-3, reward="sparse", threshold=0.0, seed=4)
+    sections = {
+        "run": run,
+        "sampling": DrawSettings(temperature=0.9, max_tokens=16),
+        "prompt": PromptSettings(),
+        "policy": VLLM.model_copy(update={"shards": 3}),  # which divides its nine heads
+        "evaluator": EvaluatorSettings(correctness_trials=1, min_pairs=6, max_pairs=6),
+    }
+    output = tmp_path / "run"
+    paths = {"tasks": tasks, "policy": smollm2, "adapter": adapter, "state": output / "state", "output": output}
+    flags = [part for name, settings in sections.items() for part in shlex.split(settings.flags(name))]
+    command = expert_tail("--processes", "3", "adapt", *(f"--{name}={path}" for name, path in paths.items()), *flags)
+    environment = os.environ | {"EXPERT_TAIL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (step,) = artifacts.read(output / "step=1/account.parquet", "accounts").to_pylist()
     assert step["gradient_norm"] > 0
     assert 0 < step["logprob_gap_mean"] <= step["logprob_gap_max"] < TOLERANCE
     assert step["sampling_computed"] > 0

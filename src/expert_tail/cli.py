@@ -22,8 +22,8 @@ from expert_tail.stages import STAGES, Stage
 
 _TRAINS = ("rlvr_train", "adapt")  # stages that several processes may run together
 _LESS_MEMORY = (
-    "out of memory: `policy.shards` divides the policy over GPUs, `policy.dtype: bfloat16` halves it, fewer rollouts or "
-    "`max_tokens` need less beside it; what is finished is kept, so run the same command again"
+    "out of memory: `policy.shards` divides the policy over GPUs, and training goes on from its last finished step; "
+    "`policy.dtype: bfloat16` halves it, fewer rollouts or `max_tokens` need less beside it, and make it start anew"
 )
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -133,7 +133,7 @@ def _settings(given: argparse.Namespace) -> dict[str, Any]:
 def _claim_gpus(settings: dict[str, Any], processes: int = 1) -> None:
     if any(getattr(value, "device", "cpu") != "cpu" for value in settings.values()):
         runtime = settings.get("runtime")
-        claim_gpus(processes * runtime.shards if runtime and runtime.device != "cpu" else 1)
+        claim_gpus(max(processes, runtime.shards) if runtime and runtime.device != "cpu" else 1)
 
 
 def _class(place: str) -> Any:

@@ -51,7 +51,7 @@ def plan(
     total = Estimate()
     for *_, estimate in rows.values():
         total = total.plus(estimate)
-    gpus = config.policy.processes * config.policy.shards if chosen != "cpu" else 0
+    gpus = max(config.policy.processes, config.policy.shards) if chosen != "cpu" else 0
     return {
         "target": target,
         "device": chosen,

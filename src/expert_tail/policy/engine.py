@@ -9,12 +9,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import torch.distributed as dist
+from accelerate.utils import broadcast_object_list
+
 from expert_tail.errors import UserError
 from expert_tail.policy.counting import counted_tokens
+from expert_tail.policy.divide import divides
 from expert_tail.policy.load import BASE, Policy, device_of, load_policy, load_tokenizer, save_adapter
 from expert_tail.policy.sampler import sample
 from expert_tail.policy.settings import RuntimeSettings
@@ -57,17 +61,33 @@ class TransformersEngine:
         return drawn
 
 
+class _FirstsEngine:
+    """For all processes that train a divided policy: the engine that the first one has."""
+
+    def __init__(self, policy: Policy, engine: Engine | None) -> None:
+        self._engine, self.name = engine, "vllm" if engine is None else engine.name
+        self.tokenizer, self.checkpoint, self.computed_tokens = policy.tokenizer, policy.checkpoint, 0
+
+    def sample(self, prompts: Sequence[Sequence[int]], n: int, **options: Any) -> list[list[Completion]]:
+        drawn = None
+        if self._engine is not None:
+            drawn = self._engine.sample(prompts, n, **options)
+            self.computed_tokens = self._engine.computed_tokens
+        (drawn,) = broadcast_object_list([drawn])
+        return drawn
+
+
 def chosen_engine(runtime: RuntimeSettings) -> Literal["transformers", "vllm"]:
     """The engine that the settings ask for; a `UserError` where that is vLLM and it is not installed, or there are several
-    processes, each of which would start a vLLM of its own beside the policy in training."""
+    processes, each of which would start a vLLM of its own beside its whole policy in training."""
     is_installed = importlib.util.find_spec("vllm") is not None
-    are_several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    are_several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and runtime.shards == 1
     if runtime.engine == "auto":
         fits = is_installed and not are_several and device_of(runtime).type == "cuda"
         return "vllm" if fits else "transformers"
     if runtime.engine == "vllm" and are_several:
         raise UserError(
-            "`policy.engine`: vllm does not go with `policy.processes` above 1; set one of the two otherwise"
+            "`policy.engine`: vllm does not go with `policy.processes` above 1, unless `policy.shards` is as many"
         )
     if runtime.engine == "vllm" and not is_installed:
         raise UserError(
@@ -95,6 +115,16 @@ def engine_of_policy(policy: Policy, runtime: RuntimeSettings) -> Iterator[Engin
     if chosen_engine(runtime) == "transformers":
         yield TransformersEngine(policy)
         return
+    if divides(runtime):
+        with _vllm_of_policy(policy, runtime) if dist.get_rank() == 0 else nullcontext() as engine:
+            yield _FirstsEngine(policy, engine)
+        return
+    with _vllm_of_policy(policy, runtime) as engine:
+        yield engine
+
+
+@contextmanager
+def _vllm_of_policy(policy: Policy, runtime: RuntimeSettings) -> Iterator[Engine]:
     handed_over = Path(tempfile.mkdtemp(prefix="expert-tail-adapter-"))
 
     def adapter_now() -> Path:

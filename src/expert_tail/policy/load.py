@@ -5,6 +5,7 @@ import os
 import shutil
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.utils.quantization_config import Mxfp4Config
 
 from expert_tail.errors import UserError
+from expert_tail.policy.divide import divided, divides
 from expert_tail.policy.settings import LoraSettings, RuntimeSettings
 from expert_tail.policy.weights import check_weights, quiet
 
@@ -45,22 +47,18 @@ def load_policy(
     An adapter that is not to be trained is merged into float32 weights, which is faster and exact to rounding; in
     bfloat16, where rounding would swallow it, it stays beside them. MXFP4 weights (GPT-OSS) are expanded to the dtype: no
     gradient passes through their own kernels. With several `runtime.shards` layers lie on all visible GPUs, as Accelerate
-    places them.
+    places them; or, if this is one of several processes, each holds a part (`divide`).
     """
     folder, device = Path(folder), device_of(runtime)
     tokenizer, stop_ids = load_tokenizer(folder)
     dtype = getattr(torch, runtime.dtype)
     with quiet():
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=_attention(config),
-            device_map="auto" if runtime.shards > 1 and device.type == "cuda" else {"": device},
-            quantization_config=_expanded(config),
-            local_files_only=True,
-        )
+        if divides(runtime):
+            whole, outline = partial(_model, folder, dtype, {"": "cpu"}), partial(_outline, folder, dtype)
+            model = divided(whole, outline, device)
+        else:
+            is_mapped = runtime.shards > 1 and device.type == "cuda"
+            model = _model(folder, dtype, "auto" if is_mapped else {"": device})
     model.requires_grad_(False)
     if adapter is not None:
         model = _with_adapter(model, Path(adapter), folder, trainable)
@@ -76,6 +74,27 @@ def load_policy(
         identity=_identity(folder),
         folder=folder,
     )
+
+
+def _model(folder: Path, dtype: torch.dtype, placement: Any) -> Any:
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    return AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        attn_implementation=_attention(config),
+        device_map=placement,
+        quantization_config=_expanded(config),
+        local_files_only=True,
+    )
+
+
+def _outline(folder: Path, dtype: torch.dtype) -> Any:
+    """The model that `_model` loads, without memory for its weights."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    vars(config).pop("quantization_config", None)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=_attention(config)).eval()
 
 
 def load_tokenizer(folder: Path) -> tuple[Any, tuple[int, ...]]:

@@ -23,6 +23,7 @@ T tokens of one completion.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -87,10 +88,11 @@ def packed_passes(
     temperature: float = 1.0,
     max_tokens_per_pass: int = MAX_TOKENS_PER_PASS,
     max_logit_bytes: int = MAX_LOGIT_BYTES,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[PackedPass]:
     """Log-probs of completions, one forward pass at a time.
 
-    Passes come in an order of their own; every completion is in exactly one. Until the loop ends the model's attention is
+    Passes come in an order of their own; every completion is in exactly one of all processes' passes. Until the loop ends the model's attention is
     the tree's: inside it call `backward()`, no other forward of `model`.
 
     Args:
@@ -101,6 +103,8 @@ def packed_passes(
         max_tokens_per_pass: rows of a pass after sharing. With gradients on, memory grows with it.
         max_logit_bytes: bound on rows x vocabulary in float32; beyond it logits are computed in chunks, and again in
             backward.
+        share: this process' number and how many there are, which all run as many passes. One for which nothing is left runs
+            a pass again, with no `pairs`: its `logprobs` are to be weighed with 0.
 
     Returns:
         An iterator of passes; `logprobs_T` is float32, or float64 for a model in float64.
@@ -118,7 +122,11 @@ def packed_passes(
     check_supported(causal_lm)
     _check_tokens(causal_lm, prompts, completions)
     packs = list(pack_sequences(prompts, completions, max_tokens_per_pass))
-    return _run(causal_lm, packs, temperature, max_logit_bytes)
+    rank, size = share
+    mine = packs[rank::size]
+    if packs and len(mine) * size < len(packs):
+        mine.append(replace(packs[0], pairs=[]))
+    return _run(causal_lm, mine, temperature, max_logit_bytes)
 
 
 def _check_tokens(model: PreTrainedModel, prompts: Sequence[Tokens], completions: Sequence[Sequence[Tokens]]) -> None:

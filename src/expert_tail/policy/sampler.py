@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from expert_tail.policy.decode_cache import ATTENTION, DecodeCache
+from expert_tail.policy.divide import as_the_first, without_gradients
 from expert_tail.policy.token_draws import Completion, TokenDraws, check_request
 from expert_tail.progress import Advance
 
@@ -56,11 +57,13 @@ def sample(
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     distinct = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
     index_of = {prompt: i for i, prompt in enumerate(distinct)}
-    draws = TokenDraws(prompts, n, seeds, stop_ids, temperature, max_tokens)
-    with _ready(base), torch.inference_mode():
+    agreed = as_the_first(base)
+    draws = TokenDraws(prompts, n, seeds, stop_ids, temperature, max_tokens, agreed)
+    with _ready(base), without_gradients(base):
         cache, root_NV = _prefill(base, distinct)
         if max_rows is None:
-            max_rows = _affordable_rows(config, root_NV, max_tokens, next(base.parameters()).dtype)
+            affordable = _affordable_rows(config, root_NV, max_tokens, next(base.parameters()).dtype)
+            max_rows = int(agreed(torch.tensor(affordable, device=root_NV.device)))
         prompt_S = np.repeat([index_of[tuple(prompt)] for prompt in prompts], n)
         _decode(base, cache, root_NV, prompt_S, draws, max_rows, advance)
     return draws.completions()

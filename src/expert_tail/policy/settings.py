@@ -28,21 +28,27 @@ class RuntimeSettings(Settings):
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and activations")
     shards: Count = Field(
         1,
-        description="GPUs that one process divides the policy over, for one that is larger than a GPU: layer by layer "
-        "(transformers), or every weight (vllm: tensor parallel)",
+        description="GPUs that the policy is divided over, for one that is larger than a GPU: layer by layer "
+        "(transformers), every weight (vllm: tensor parallel, and FSDP where as many `processes` train it)",
     )
+
+    def of_numbers(self) -> str:
+        """What samples and updates depend on, as text: not how memory is shared out."""
+        return self.model_dump_json(exclude={"kv_cache_gib", "shards"})
 
 
 class PolicySettings(FetchSettings, RuntimeSettings):
     name: str = Field("smollm2-135m-instruct", pattern=r"^[\w.-]+$", description="folder below artifacts/policy/")
     processes: Count = Field(
-        1, description="that train one adapter together, each with a GPU and the whole policy (rlvr_train and adapt)"
+        1,
+        description="that train one adapter together (rlvr_train and adapt), each with a GPU: and the whole policy, or, where "
+        "there are as many `shards`, its part of it (FSDP)",
     )
 
     @model_validator(mode="after")
     def _places(self) -> "PolicySettings":
-        if self.shards > 1 and self.processes > 1:
-            raise ValueError("`shards` divides the policy of one process; leave `processes` at 1")
+        if 1 < self.shards != self.processes > 1:
+            raise ValueError("the policy is divided over `shards` GPUs: let `processes` be 1 or as many")
         return self
 
 

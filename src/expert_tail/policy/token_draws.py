@@ -6,7 +6,7 @@ index and the position alone determine. Log-probs of both conventions and the en
 Letters: R rows of logits, A samples being drawn, S all samples, L positions, V vocabulary.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -75,10 +75,12 @@ class TokenDraws:
         stop_ids: Collection[int],
         temperature: float,
         max_tokens: int,
+        agreed: Callable[[Tensor], Tensor] = lambda table: table,
     ) -> None:
+        """`agreed` turns what was drawn into what all processes go on with."""
         samples = len(prompts) * n
         self.n, self.seeds, self.temperature, self.max_tokens = n, seeds, temperature, max_tokens
-        self.prompts = prompts
+        self.prompts, self._agreed = prompts, agreed
         self.stop_ids = np.asarray(sorted(stop_ids), dtype=np.int64)
         self.length_S = np.zeros(samples, dtype=np.int64)
         self.token_SL = np.zeros((samples, max_tokens), dtype=np.int64)
@@ -103,7 +105,7 @@ class TokenDraws:
         device = logits_RV.device
         uniform_A = torch.from_numpy(self._uniforms(sample_A)).to(device)
         drawn = _draw(logits_RV, torch.from_numpy(row_A).to(device), uniform_A, self.temperature)
-        table = torch.stack([column.double() for column in drawn]).cpu().numpy()  # one transfer
+        table = self._agreed(torch.stack([column.double() for column in drawn])).cpu().numpy()  # one transfer
         if not table[4].all():
             s = sample_A[int(table[4].argmin())]
             p, position = s // self.n, self.length_S[s]

@@ -1,5 +1,5 @@
 """Several processes that train one adapter: each has the whole policy, draws its share of the tasks and runs its share of
-an update; the first one evaluates and writes.
+an update; the first one evaluates and writes. Or each has a part of the policy: then all draw all tasks together.
 
 `expert-tail --processes N STAGE …` starts them with torchrun (so may a user, on more than one machine); without it there
 is one process, and everything here is the identity. Weights stay equal because all processes apply the same summed
@@ -17,18 +17,21 @@ import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
+from expert_tail.errors import UserError
+from expert_tail.policy.divide import divides
 from expert_tail.policy.draw import Draw, draw
 from expert_tail.policy.engine import Engine
+from expert_tail.policy.settings import RuntimeSettings
 from expert_tail.tasks import Task
 
 T = TypeVar("T")
 
 
 class Processes:
-    """This process among those of a run: `rank` of `size`."""
+    """This process among those of a run: `rank` of `size`, which have the policy whole, or `divided` among them."""
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank, self.size = rank, size
+    def __init__(self, rank: int = 0, size: int = 1, divided: bool = False) -> None:
+        self.rank, self.size, self.divided = rank, size, divided
 
     @property
     def is_first(self) -> bool:
@@ -86,16 +89,23 @@ def draw_together(
     processes: Processes, engine: Engine, tasks: Sequence[Task], *settings: Any, **options: Any
 ) -> list[list[Draw]]:
     """`draw`, each process for its share of the tasks: the same draws as one process makes for all of them."""
+    if processes.divided:
+        return draw(engine, tasks, *settings, **options)
     mine = processes.share(tasks)
     return processes.gathered(draw(engine, mine, *settings, **options) if mine else [])
 
 
 @contextmanager
-def together(device: str) -> Iterator[Processes]:
-    """The processes that this one was started with, on `device` as `policy.device` names it."""
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
+def together(runtime: RuntimeSettings) -> Iterator[Processes]:
+    """The processes that this one was started with; a `UserError` where they are another number than the policy's parts."""
+    on_cpu = runtime.device == "cpu" or not torch.cuda.is_available()
     state = PartialState(cpu=on_cpu, timeout=PATIENCE) if "RANK" in os.environ else PartialState(cpu=on_cpu)
     try:
-        yield Processes(state.process_index, state.num_processes)
+        divided = divides(runtime)
+        if divided and runtime.shards != state.num_processes:
+            raise UserError(
+                f"`policy.shards` is {runtime.shards}, and these are {state.num_processes} processes: start one, or as many"
+            )
+        yield Processes(state.process_index, state.num_processes, divided)
     finally:
         state.destroy_process_group()

@@ -75,7 +75,7 @@ def importance_sampling_step(
 ) -> Update:
     """Accumulate the gradient over all passes, then step once.
 
-    `rollouts[i]` are of `prompts[i]`; each of the processes runs those of its share of the prompts. `importance_cap` is C.
+    `rollouts[i]` are of `prompts[i]`; each of the processes runs its share of the passes. `importance_cap` is C.
     Where every advantage is zero, the model and the optimiser stay as they are. Raises `ValueError` for a rollout with
     another number of log-probs or advantages than tokens, and a `UserError` that names `where` for a loss or gradient that
     is not finite, before the step is taken.
@@ -88,11 +88,16 @@ def importance_sampling_step(
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
     gaps: list[float] = []
-    mine = processes.share([i for i, of_prompt in enumerate(used) if of_prompt])
-    mine_used = [used[i] for i in mine]
-    tokens = [[one.token_ids for one in of_prompt] for of_prompt in mine_used]
-    for pairs, logprobs in packed_passes(model, [prompts[i] for i in mine], tokens, temperature=temperature):
-        rows = [mine_used[i][j] for i, j in pairs]
+    weighed = [i for i, of_prompt in enumerate(used) if of_prompt]
+    tokens = [[one.token_ids for one in used[i]] for i in weighed]
+    share = processes.rank, processes.size
+    for pairs, logprobs in packed_passes(
+        model, [prompts[i] for i in weighed], tokens, temperature=temperature, share=share
+    ):
+        if not pairs:  # of a policy divided over processes, all run their layers together
+            (0 * torch.cat(logprobs).sum()).backward()
+            continue
+        rows = [used[weighed[i]][j] for i, j in pairs]
         log_weights = [_log_weights(logprobs_T, row) for row, logprobs_T in zip(rows, logprobs, strict=True)]
         terms = [_loss(w_T, row, importance_cap) for row, w_T in zip(rows, log_weights, strict=True)]
         loss = torch.stack(terms).sum() / n
