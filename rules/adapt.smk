@@ -38,6 +38,7 @@ for _run in CONFIG.adaptation.runs:
             runtime=growing(240),
             gpu=gpus("policy", "evaluator", processes=CONFIG.policy.processes),
             processes=CONFIG.policy.processes,
+            slurm_extra=own_node(),
         params:
             code=_CODE,
             policy=folder_of("policy"),

@@ -65,11 +65,16 @@ def growing(amount):
 
 def gpus(*sections, processes=1):
     """GPUs that a job asks for, if a section names `cuda`, or `auto` where `--resources gpu=N` offers some: one, or one for
-    each of its processes and each shard of the policy."""
+    each of its processes or each shard of the policy."""
     wanted = ("cuda", "auto") if OFFERED_GPUS else ("cuda",)
     named = any(getattr(CONFIG, section).device in wanted for section in sections)
     runs_policy = "policy" in sections and CONFIG.policy.device != "cpu"
-    return named * (processes * CONFIG.policy.shards if runs_policy else 1)
+    return named * (max(processes, CONFIG.policy.shards) if runs_policy else 1)
+
+
+def own_node():
+    """What a job that times candidates on a CPU asks SLURM for: others on its node would disturb it."""
+    return "" if gpus("evaluator") else "--exclusive"
 
 
 def cores(*sections):

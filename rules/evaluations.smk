@@ -28,6 +28,7 @@ rule compile_and_time:
         mem_mb=growing(6000),
         runtime=growing(120),
         gpu=gpus("evaluator"),
+        slurm_extra=own_node(),
     params:
         code=digest("compile_and_time"),
         evaluator=flags("evaluator"),

@@ -23,6 +23,7 @@ rule time_experts:
         mem_mb=growing(6000),
         runtime=growing(60),
         gpu=gpus("evaluator"),
+        slurm_extra=own_node(),
     params:
         code=digest("time_experts"),
         experts=os.path.relpath(EXPERTS),

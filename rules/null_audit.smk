@@ -21,6 +21,7 @@ rule null_audit:
         mem_mb=growing(6000),
         runtime=growing(120),
         gpu=gpus("evaluator"),
+        slurm_extra=own_node(),
     params:
         code=digest("null_audit"),
         null_audit=flags("null_audit"),

@@ -29,6 +29,7 @@ rule rlvr_train:
         runtime=growing(240),
         gpu=gpus("policy", "evaluator", processes=CONFIG.policy.processes),
         processes=CONFIG.policy.processes,
+        slurm_extra=own_node(),
     params:
         code=digest("rlvr_train", without=_WITHOUT),
         policy=folder_of("policy"),

@@ -89,13 +89,16 @@ def test_one_gpu_or_none_is_shared_as_ever(tmp_path: Path, visible: str) -> None
         assert gpu_of(first) == gpu_of(second) == visible
 
 
-def threads_and_gpus(tmp_path: Path, *arguments: str) -> tuple[int, int]:
+def asked_for(tmp_path: Path, *arguments: str) -> str:
     """What the training job of a dry run asks for."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path)]
     command += ["--dry-run", "--cores", "8", *arguments, "--", "artifacts/rlvr/rollouts.parquet"]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
-    asked = said.stdout.partition("rule rlvr_train:")[2]
+    return said.stdout.partition("rule rlvr_train:")[2].partition("rule ")[0]
+
+
+def threads_and_gpus(asked: str) -> tuple[int, int]:
     threads = re.search(r"threads: (\d+)", asked)
     gpus = re.search(r"resources:.*\bgpu=(\d+)", asked)
     assert threads is not None
@@ -113,7 +116,13 @@ def threads_and_gpus(tmp_path: Path, *arguments: str) -> tuple[int, int]:
         (["--config", "policy={device: cuda}"], (8, 1)),
         (["--config", "policy={device: cuda, shards: 4}"], (8, 4)),
         (["--config", "policy={device: cuda, processes: 2}"], (8, 2)),
+        (["--config", "policy={device: cuda, shards: 4, processes: 4}"], (8, 4)),
     ],
 )
 def test_jobs_on_gpus_share_the_cores(tmp_path: Path, arguments: list[str], expected: tuple[int, int]) -> None:
-    assert threads_and_gpus(tmp_path, *arguments) == expected
+    assert threads_and_gpus(asked_for(tmp_path, *arguments)) == expected
+
+
+@pytest.mark.parametrize(("device", "is_alone"), [("cpu", True), ("cuda", False)])
+def test_timing_on_a_cpu_asks_a_cluster_for_a_node_of_its_own(tmp_path: Path, device: str, is_alone: bool) -> None:
+    assert ("slurm_extra=--exclusive" in asked_for(tmp_path, "--config", f"evaluator={{device: {device}}}")) == is_alone

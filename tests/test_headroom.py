@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,13 @@ def test_modules_are_for_gpus(tmp_path: Path) -> None:
     assert "return A[:, None] * B" in only.candidate.source
     assert "Rows" not in only.candidate.source
     assert experts_for(tasks, tmp_path / "nothing here", "cpu") == []
+
+
+def test_experts_of_level_1_are_not_for_another_suites_tasks(tmp_path: Path) -> None:
+    expert(tmp_path, "forward_body", 12, "def forward(self, A, B):\n    return A[:, None] * B\n")
+    other = replace(LEVEL1[12], name="12_something_else")
+    assert [e.candidate.task for e in experts_for([LEVEL1[12], other], tmp_path, "cpu", of_level1=True)] == [LEVEL1[12]]
+    assert len(experts_for([LEVEL1[12], other], tmp_path, "cpu")) == 2
 
 
 def test_digest_follows_contents_only(tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ from expert_tail.adapt.objectives import (
     reward_advantages,
     self_distilled,
     softmax_divergence,
-    standardised,
 )
 from expert_tail.errors import UserError
 from expert_tail.policy.logprobs import completion_logprobs
+from expert_tail.training.reward import standardised
 from expert_tail.training.update import Rollout, importance_sampling_step, rollouts_of
 
 LN2 = math.log(2)

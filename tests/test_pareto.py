@@ -330,6 +330,16 @@ def test_every_interval_holds_its_estimate(table: pl.DataFrame) -> None:
         assert (with_interval[value] <= with_interval[f"{value}_high"]).all()
 
 
+def test_a_run_that_starts_from_anothers_checkpoint_is_left_out(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.add("one", 42, VERDICTS)
+    add_tokens(world, ("one", 42))
+    for name in ("all", "moved"):
+        write_run(world.folder / "adapt" / name)
+    runs = {"all": {"subset": "one", "steps": 2}, "moved": {"subset": "one", "steps": 0, "start": {"run": "all"}}}
+    assert set(made(world, runs).filter(family="adaptation")["method"]) == {"all"}
+
+
 def test_without_notes_or_runs_costs_in_time_are_empty(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.add("one", 42, {4: [wrong(), wrong()]})

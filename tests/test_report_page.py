@@ -343,7 +343,7 @@ def test_what_weakens_a_run_is_said(frame: pl.DataFrame, notes: Any, adaptation:
     assert re.search(said, sentences[0])
 
 
-def test_sentences_on_audit_and_adaptation() -> None:
+def test_sentence_on_the_audit() -> None:
     audit = pl.DataFrame({"protocol": ["paired", "paper"], "name": ["all", "all"], "repeats": [640, 640]}).with_columns(
         fast_1=pl.Series([0.4, 0.5]),
         fast_1_confident=pl.Series([0.01, None]),
@@ -356,13 +356,35 @@ def test_sentences_on_audit_and_adaptation() -> None:
         in said
     )
     assert said.endswith("under the paper protocol in 0.5 of 640 repeats by point estimate.")
-    runs = {"run": ["a", "a", "b"], "is_boa": [1, 0, 1], "fast_1": [0.9, 0.1, 0.4]}
-    runs |= {"fast_1_confident": [0.2, 0.0, 0.0], "fresh_fast_1": [0.3, None, None]}
-    nothing = pl.DataFrame({"run": ["a"], "is_boa": [None]}, schema={"run": pl.String, "is_boa": pl.String})
-    assert account.adaptation_sentence(nothing) is None
-    said = account.adaptation_sentence(pl.DataFrame(runs | {"fresh_fast_1_confident": [0.0, None, None]})) or ""
-    assert "over 2 runs" in said
-    assert said.endswith("fast_1 0.3 to 0.4, fast_1_confident 0.")
+
+
+def test_sentence_on_the_same_budget() -> None:
+    columns = ["subset", "reported_on", "run", "step", "rollouts", "fast_1", "fast_1_delta_low", "fast_1_delta_high"]
+    rows = [
+        ("one", "samples", None, None, 320, 0.4, None, None),
+        ("one", "in_batch", "a b", 1, 320, 0.9, 0.1, 0.9),  # its fresh rollouts count instead
+        ("one", "fresh", "a b", 0, 160, 0.1, -0.5, -0.1),  # nothing is learned yet
+        ("one", "fresh", "a b", 1, 320, 0.3, -0.2, 0.1),
+        ("one", "in_batch", "c", 1, 320, 0.6, 0.05, 0.3),
+        ("two", "samples", None, None, 64, 0.5, None, None),  # without runs
+    ]
+    table = pl.DataFrame(rows, schema=columns, orient="row").with_columns(
+        best_of_k_fast_1=pl.lit(0.8), best_of_k_fast_1_confident=pl.lit(0.0)
+    )
+    (said,) = account.budget_sentences(table)
+    assert said.startswith("one, at 320 rollouts: the fastest of all samples beats the reference on 80 % of the tasks")
+    assert "confidently on 0 %), a single sample does so at a rate of 40 %." in said
+    assert "(2 configurations)" in said
+    assert said.endswith("is at 30 to 60 %: significantly better for 1 of them, worse for 0.")
+    assert account.budget_sentences(table.filter(pl.col("run").is_null())) == []
+    assert account.budget_sentences(None) == []
+
+
+def test_fact_on_adaptation() -> None:
+    runs = pl.DataFrame({"run": ["a", "a", "b"], "objective": ["grpo", "grpo", "trloo"], "step": [0, 1, 0]})
+    (fact,) = account.adaptation_fact(runs)
+    assert fact.text == "2 runs: grpo (1, up to step 1), trloo (1, up to step 0)"
+    assert account.adaptation_fact(runs.clear()) == account.adaptation_fact(None) == []
 
 
 # --- tables, figures, rows ------------------------------------------------------------------------------------------

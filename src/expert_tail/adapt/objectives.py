@@ -7,22 +7,13 @@ G is the rewards that are compared with one another, n of them.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, Literal
+
+from expert_tail.training.reward import standardised
 
 ENTROPIC_KL = math.log(2)  # nats
 _TIE = 1e-300  # of the range: what is less below the maximum counts as equal to it
-
-
-def standardised(rewards: Sequence[float]) -> list[float]:
-    """GRPO: A = (G − mean) / s, s the sample standard deviation (n − 1); zeros where all rewards are equal.
-
-    Over all rollouts of all tasks of a step it is the batch update of arXiv 2602.07670, section 3.4 (after TTRL).
-    """
-    if _all_equal(rewards):
-        return [0.0] * len(rewards)
-    mean, deviation = fmean(rewards), stdev(rewards)
-    return [(reward - mean) / deviation for reward in rewards]
 
 
 def leave_one_out(rewards: Sequence[float]) -> list[float]:

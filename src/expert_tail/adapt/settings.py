@@ -74,8 +74,9 @@ class Run(Settings):
             if getattr(self, name) != type(self).model_fields[name].default:
                 having = [other for other, it in OBJECTIVES.items() if name in {*it.parameters, *it.settings}]
                 raise ValueError(f"`{name}` has no meaning for {self.objective}, only for {', '.join(having)}")
-        if self.threshold != 1 and self.reward != "sparse":
-            raise ValueError("`threshold` has a meaning for `reward: sparse` only")
+        for name, setting, value in _OF_SOME_VALUES:
+            if getattr(self, name) != type(self).model_fields[name].default and getattr(self, setting) != value:
+                raise ValueError(f"`{name}` has a meaning for `{setting}: {value}` only")
         if self.objective == "entropic" and self.rollouts <= math.exp(self.kl_target):
             raise ValueError(
                 f"`kl_target` {self.kl_target:.4g} takes more than {math.exp(self.kl_target):.4g} rollouts"
@@ -101,6 +102,11 @@ class Run(Settings):
         return self.method.teacher is not None or self.kl_penalty > 0
 
 
+_OF_SOME_VALUES = [
+    ("threshold", "reward", "sparse"),
+    ("reward_window", "reward", "normalised"),
+    ("fresh_rollouts", "validation", "fresh"),
+]
 _OF_SOME_OBJECTIVES = {name for it in OBJECTIVES.values() for name in (*it.parameters, *it.settings)}
 
 

@@ -43,12 +43,16 @@ def run(
     """
     chosen_engine(runtime)  # what cannot sample is said first
     name = output.name
-    with together(runtime.device) as processes, artifacts.alone_in(state) if processes.is_first else nullcontext():
+    with together(runtime) as processes, artifacts.alone_in(state) if processes.is_first else nullcontext():
         chosen = _tasks(tasks, run)
         judge = Evaluator(evaluator)
         shaping = run.model_copy(update={"steps": 0, "start": None})
         steps = Steps(
-            state / run_digest("adapt.stage", shaping, draws, prompt, runtime, tasks, policy, adapter, judge.digest)
+            state
+            / run_digest(
+                "adapt.stage",
+                *(shaping, draws, prompt, runtime.of_numbers(), tasks, policy, adapter, judge.digest),
+            )
         )
         loaded = load_policy(policy, runtime, adapter, trainable=True)
         with (

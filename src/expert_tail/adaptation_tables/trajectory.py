@@ -100,7 +100,7 @@ def _interval(successes: Any, sizes: Any, settings: AggregateSettings, rng: np.r
 
 
 def _add_choices(rows: list[Row], run: Run, budget: int, patience: int) -> None:
-    steps_at_budget = affordable([run.rollouts] * len(rows), budget)
+    steps_at_budget = affordable([run.rollouts] * len(rows), budget) if run.start is None else 0
     for metric, suffix in (("fast_1", ""), ("fast_1_confident", "_confident")):
         scores = [row[metric] for row in rows]
         chosen = {"is_boa": best_step(scores), "is_early_stop": early_stop(scores, patience).step}

@@ -40,6 +40,11 @@ class Adapted(NamedTuple):
     def is_isolated(self) -> bool:
         return self.run.task is not None
 
+    @property
+    def is_comparable(self) -> bool:
+        """Whether its rollouts are all that it took, as those of Best-of-N are: a run that starts from another took that one's."""
+        return not self.is_isolated and self.run.start is None
+
     def arm(self, step: int, reported_on: str = IN_BATCH) -> Arm:
         rollouts = self.in_batch[step] if reported_on == IN_BATCH else (self.fresh or [])[step]
         return Arm.of(rollouts.with_columns(seed=pl.lit(self.run.seed)), is_crossed=True)

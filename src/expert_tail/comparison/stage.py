@@ -80,7 +80,7 @@ def run(
     with progress("comparison", len(sets)) as advance:
         for name, subsets in sets.items():
             rows, chosen = pooled(all_samples, name, sets), pooled(picks, name, sets)
-            on_set = [one for one in made if not one.is_isolated and subsets == (one.run.subset,)]
+            on_set = [one for one in made if one.is_comparable and subsets == (one.run.subset,)]
             of_set = {
                 "table4": tables.methods(rows, chosen, on_set, prompts, adaptation.patience, settings),
                 "table6": surprisal.length_control(rows, settings),

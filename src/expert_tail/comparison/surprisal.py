@@ -165,8 +165,9 @@ def _mean(
     if mean is None:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
     draws_B = resampled_means(value_N, share_N, place_N, times_BC)
-    tasks = len(np.unique(task_N[share_N > 0]))
-    found = statistics.proportion_interval(draws_B, mean, np.full(tasks, mean), settings.confidence)
+    of_tasks = (share_N * (task_N == task) for task in np.unique(task_N[share_N > 0]))
+    rates_T = np.array([value_N @ share_of_task / share_of_task.sum() for share_of_task in of_tasks])
+    found = statistics.proportion_interval(draws_B, mean, rates_T, settings.confidence)
     return {name: mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 

@@ -49,6 +49,8 @@ def run(
     steps = {name: load_steps(runs / name, adaptation.runs[name]) for name in adaptation.wanted}
     accounts = [frames["account"] for of_one in steps.values() for frames in of_one]
     per_candidate = seconds_per_candidate(evaluations, accounts)
+    # A run that starts from another's checkpoint would be charged nothing for it.
+    steps = {name: of_one for name, of_one in steps.items() if adaptation.runs[name].start is None}
     methods = _methods(tasks, task_sets(cells, comparison.groups), adaptation, steps, select.surprisal, per_candidate)
     table = pareto_table(methods, settings).with_columns(pl.col(pl.Float64).round_sig_figs(_SIGNIFICANT))
     with replacing(output / "pareto.csv") as temporary:

@@ -109,25 +109,46 @@ def audit_sentence(null_audit: pl.DataFrame | None) -> str | None:
     return f"Null audit: a reference came out faster than itself {'; '.join(texts)}." if texts else None
 
 
-def adaptation_sentence(adaptation: pl.DataFrame | None) -> str | None:
-    """What Best-of-Adaptation deploys over the runs of `adaptation.csv`, judged by fresh rollouts where there are such."""
+def budget_sentences(table10: pl.DataFrame | None) -> list[str]:
+    """What the same rollouts give to sampling and to adaptation, from `table10.csv`; a sentence for each subset with runs on it.
+
+    Of each run (or its seeds together) the last step within the budget counts, judged by fresh rollouts where there are such.
+    """
+    if table10 is None or table10.is_empty():
+        return []
+    found = []
+    for (subset,), of_subset in table10.group_by("subset", maintain_order=True):
+        base = of_subset.filter(pl.col("reported_on") == "samples").row(0, named=True)
+        adapted = (
+            of_subset.filter(pl.col("run").is_not_null() & (pl.col("step") > 0))
+            .sort(pl.col("reported_on") == "fresh", "step", descending=True)
+            .unique("run", keep="first")
+        )
+        if adapted.is_empty():
+            continue
+        deltas = adapted.select("fast_1_delta_low", "fast_1_delta_high")
+        better, worse = (deltas["fast_1_delta_low"] > 0).sum(), (deltas["fast_1_delta_high"] < 0).sum()
+        ends = dict.fromkeys(
+            f"{100 * value:.2g}" for value in sorted(adapted["fast_1"].to_list())[:: adapted.height - 1 or 1]
+        )
+        found.append(
+            f"{subset}, at {_count(base['rollouts'], 'rollout')}: the fastest of all samples beats the reference on "
+            f"{100 * base['best_of_k_fast_1']:.3g} % of the tasks (fast_1; confidently on "
+            f"{100 * base['best_of_k_fast_1_confident']:.3g} %), a single sample does so at a rate of "
+            f"{100 * base['fast_1']:.2g} %. Spent on adaptation instead ({_count(adapted.height, 'configuration')}), the "
+            f"rollouts give a policy whose single sample is at {' to '.join(ends)} %: significantly better for {better} "
+            f"of them, worse for {worse}."
+        )
+    return found
+
+
+def adaptation_fact(adaptation: pl.DataFrame | None) -> list[Fact]:
+    """The runs of `adaptation.csv` by objective; none where there is none."""
     if adaptation is None or adaptation.is_empty():
-        return None
-    deployed = adaptation.filter(pl.col("is_boa").cast(pl.Int8) == 1)  # an empty column is read as text
-    if deployed.is_empty():
-        return None
-    texts = []
-    for metric in ("fast_1", "fast_1_confident"):
-        values = deployed.select(pl.coalesce(pl.col(f"fresh_{metric}"), pl.col(metric)).cast(pl.Float64)).to_series()
-        in_order = sorted(values.drop_nulls())
-        if in_order:
-            ends = dict.fromkeys(f"{value:.2g}" for value in (in_order[0], in_order[-1]))
-            texts.append(f"{metric} {' to '.join(ends)}")
-    n_runs = deployed["run"].n_unique()
-    return (
-        f"Adaptation: over {_count(n_runs, 'run')}, the rollouts of the checkpoint that Best-of-Adaptation deploys "
-        f"have {', '.join(texts)}."
-    )
+        return []
+    runs = adaptation.group_by("objective").agg(pl.col("run").n_unique(), pl.col("step").max()).sort("objective")
+    texts = [f"{row['objective']} ({row['run']}, up to step {row['step']})" for row in runs.iter_rows(named=True)]
+    return [Fact("Adaptation", f"{_count(adaptation['run'].n_unique(), 'run')}: {', '.join(texts)}")]
 
 
 def _subsets(evaluations: pl.DataFrame) -> str:

@@ -88,15 +88,11 @@ def run(
     page = {
         "headlines": headlines(of_sets, unwinnable, settings),
         "further": [
-            sentence
-            for sentence in (
-                account.adaptation_sentence(frames.get("adaptation")),
-                account.audit_sentence(frames.get("null_audit")),
-            )
-            if sentence
+            *account.budget_sentences(frames.get("table10")),
+            *filter(None, [account.audit_sentence(frames.get("null_audit"))]),
         ],
         "summary": account.summary(configuration, drawn),
-        "facts": account.facts(configuration, drawn, notes),
+        "facts": account.facts(configuration, drawn, notes) + account.adaptation_fact(frames.get("adaptation")),
         "cautions": account.cautions(drawn, notes, frames.get("adaptation")),
         "tables": [exhibits.table(name, frame, caption(name), unwinnable) for name, frame in frames.items()],
         "figures": [exhibits.figure(path.stem, _text(path), caption(path.stem)) for path in figures],

@@ -22,7 +22,7 @@ class RlvrSettings(Settings):
         2.0, ge=1, description="largest importance weight of a token (truncated importance sampling)"
     )
     reward_window: Count = Field(32, description="correct speedups of a task whose running median scales its reward")
-    seed: int = Field(42, description="of task order, adapter initialisation and sampling")
+    seed: int = Field(42, ge=0, description="of task order, adapter initialisation and sampling")
     checkpoints: list[int] = Field(
         [4, 8, 12], description="steps after which the adapter is kept; the last one samples"
     )

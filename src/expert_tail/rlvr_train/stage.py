@@ -23,7 +23,7 @@ from expert_tail.rlvr_train.settings import RlvrSettings
 from expert_tail.tasks import TRAIN, Task
 from expert_tail.tasks.stage import tasks_of
 from expert_tail.training.processes import draw_together, together
-from expert_tail.training.reward import NormalisedReward, group_advantages
+from expert_tail.training.reward import NormalisedReward, standardised
 from expert_tail.training.steps import OPTIMIZER, Steps, restore, run_digest, save_optimizer
 from expert_tail.training.update import importance_sampling_step, rollouts_of
 
@@ -45,7 +45,7 @@ def run(
     Writes all rollouts to `output` and adapters to `checkpoints`/step={n} for each n in `rlvr.checkpoints`.
     """
     chosen_engine(runtime)  # what cannot sample is said first
-    with together(runtime.device) as processes, artifacts.alone_in(state) if processes.is_first else nullcontext():
+    with together(runtime) as processes, artifacts.alone_in(state) if processes.is_first else nullcontext():
         chosen = tasks_of(tasks, TRAIN)
         if len(chosen) < rlvr.tasks_per_step:
             raise UserError(
@@ -54,7 +54,11 @@ def run(
         judge = Evaluator(evaluator)
         judged_by = judge.digest if rlvr.retrain_on_evaluator_change else ""
         steps = _Trained(
-            state / run_digest("rlvr_train", rlvr, lora, prompt, runtime, tasks, policy, evaluator, judged_by)
+            state
+            / run_digest(
+                "rlvr_train",
+                *(rlvr, lora, prompt, runtime.of_numbers(), tasks, policy, evaluator.of_verdicts(), judged_by),
+            )
         )
         done = processes.from_first(steps.finished)
         if done:
@@ -132,7 +136,7 @@ def _rewarded(
     for of_task in draws:
         verdicts = [next(evaluations) for _ in of_task]
         rewards = reward.rewards(of_task[0].task.task_id, [v.speedup for v in verdicts])
-        advantages = group_advantages(np.array([rewards]))[0]
+        advantages = standardised(rewards)
         for k, (one, verdict) in enumerate(zip(of_task, verdicts, strict=True)):
             rows.append(
                 {
@@ -145,7 +149,7 @@ def _rewarded(
                     "sampled_logprobs": one.completion.tempered_logprobs,
                     "entropy": one.completion.entropy,
                     "reward": rewards[k],
-                    "advantage": float(advantages[k]),
+                    "advantage": advantages[k],
                     "status": verdict.status,
                     "speedup": verdict.speedup,
                     "speedup_low": verdict.speedup_low,

@@ -15,7 +15,9 @@ class SampleRuns(SampleSettings):
     """What the workflow samples: every subset under every seed."""
 
     subsets: list[str] = Field(["subset1"], min_length=1, description="subsets of `tasks.subsets` to evaluate")
-    seeds: list[int] = Field([42, 43], min_length=1, description="each gives its own samples file")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        [42, 43], min_length=1, description="each gives its own samples file"
+    )
 
     @field_validator("subsets", "seeds")
     @classmethod

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from expert_tail.evaluator.evaluator import Candidate
 from expert_tail.policy.action import candidate_source
-from expert_tail.tasks import Task
+from expert_tail.tasks import LEVEL1, Task
 from expert_tail.time_experts.folder import file_of
 
 # Modules are written for GPUs: no candidate may compile on the CPU.
@@ -19,10 +19,16 @@ class Expert:
     candidate: Candidate
 
 
-def experts_for(tasks: Sequence[Task], folder: Path, device: str) -> list[Expert]:
-    """The experts that `folder` (ACTION/TASK_ID.py) has for these tasks on a device, in the order of the tasks."""
+def experts_for(tasks: Sequence[Task], folder: Path, device: str, *, of_level1: bool = False) -> list[Expert]:
+    """The experts that `folder` (ACTION/TASK_ID.py) has for these tasks on a device, in the order of the tasks.
+
+    With `of_level1`, for tasks of KernelBench's Level 1 alone: one of another suite may have the number, but not the name.
+    """
     found = []
     for task in tasks:
+        workload = LEVEL1.get(task.task_id)
+        if of_level1 and (workload is None or workload.full_name != task.name):
+            continue
         for action in ACTIONS[device.partition(":")[0]]:
             path = file_of(folder, action, task.task_id)
             if path.is_file():

@@ -32,7 +32,8 @@ def run(
     rows = artifacts.read(tasks, "tasks").to_pylist()
     chosen = [Task(r["task_id"], r["name"], r["level"], r["reference_source"]) for r in rows if r["split"] == split]
     with Evaluator(evaluator.model_copy(update={"protocol": "paired"})) as running:
-        found = experts_for(chosen, experts, running.device.type)
+        is_own = settings.experts == HeadroomSettings().experts
+        found = experts_for(chosen, experts, running.device.type, of_level1=is_own)
         if chosen and not found:
             log(f"time_experts: {experts} has no experts for tasks of `{split}`, so that their headroom is unknown")
         with progress(f"timing experts of {split}", len(found)) as advance:

@@ -1,7 +1,8 @@
-"""Reward and advantages of training rollouts. Pure NumPy."""
+"""Reward and advantages of training rollouts. Pure."""
 
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from statistics import fmean, stdev
 
 import numpy as np
 
@@ -30,8 +31,13 @@ class NormalisedReward:
         self._recent[task_id].extend(s for s in speedups if s > 0)
 
 
-def group_advantages(rewards_GK: np.ndarray) -> np.ndarray:
-    """GRPO: (reward - mean) / standard deviation within each group (row); 0 where all rewards of a group are equal."""
-    centred = rewards_GK - rewards_GK.mean(axis=1, keepdims=True)
-    deviation = rewards_GK.std(axis=1, keepdims=True)
-    return np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 1e-8)
+def standardised(rewards: Sequence[float]) -> list[float]:
+    """GRPO: A = (G − mean) / s, s the sample standard deviation (n − 1) of the rewards G; zeros where all are equal.
+
+    Over the rollouts of a task it is the update of training; over all rollouts of all tasks of a step the batch update of
+    arXiv 2602.07670, section 3.4 (after TTRL).
+    """
+    if all(reward == rewards[0] for reward in rewards):
+        return [0.0] * len(rewards)
+    mean, deviation = fmean(rewards), stdev(rewards)
+    return [(reward - mean) / deviation for reward in rewards]
