@@ -4,15 +4,13 @@ from pathlib import Path
 
 import polars as pl
 
-from expert_tail import artifacts
 from expert_tail.adapt.settings import AdaptationSettings
 from expert_tail.adaptation_tables import probes as probe_table
 from expert_tail.adaptation_tables import trajectory as run_table
 from expert_tail.adaptation_tables.steps import load_probe, load_steps, load_verdicts, place
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.progress import log, progress
-
-_SIGNIFICANT = 5
+from expert_tail.results import write_table
 
 
 def run(
@@ -48,6 +46,4 @@ def run(
 
 def _write(path: Path, rows: list[dict], columns: list[str]) -> None:
     table = pl.DataFrame(rows, infer_schema_length=None) if rows else pl.DataFrame(schema=columns)
-    table = table.select(columns).with_columns(pl.col(pl.Float64).round_sig_figs(_SIGNIFICANT))
-    with artifacts.replacing(path) as temporary:
-        temporary.write_text(table.write_csv())
+    write_table(table.select(columns), path)

@@ -29,11 +29,17 @@ def load_names(tasks: Path, headroom: Sequence[Path]) -> pl.DataFrame:
 
 
 def load_cells(
-    samples: list[Path], evaluations: list[Path], logprobs: list[Path], selections: list[Path]
+    samples: list[Path],
+    evaluations: list[Path],
+    logprobs: list[Path],
+    selections: list[Path],
+    *,
+    of_samples: Sequence[str] = (),
+    of_evaluations: Sequence[str] = (),
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The frames `samples` and `picks` of `tables`, over all subsets and seeds; `samples` has nll and nll_mean, too.
 
-    The four lists hold one file per subset and seed, at `.../{subset}/seed={seed}.parquet`. Raises `ArtifactError` with
+    It also has the columns that `of_samples` and `of_evaluations` name of these files. The four lists hold one file per subset and seed, at `.../{subset}/seed={seed}.parquet`. Raises `ArtifactError` with
     the file and the key where artifacts are damaged or do not fit together, `UserError` where a list lacks a file.
     """
     files = {"samples": cells_of(samples), "evaluations": cells_of(evaluations)}
@@ -51,7 +57,8 @@ def load_cells(
     loaded, picked = [], []
     with progress("reading samples", len(every)) as advance:
         for cell in every:
-            kept, picks = _load_cell(cell, **{kind: cells[cell] for kind, cells in files.items()})
+            paths = {kind: cells[cell] for kind, cells in files.items()}
+            kept, picks = _load_cell(cell, **paths, of_samples=of_samples, of_evaluations=of_evaluations)
             loaded.append(kept)
             picked.append(picks)
             advance()
@@ -69,12 +76,18 @@ def load_cells(
 
 
 def _load_cell(
-    cell: tuple[str, int], samples: Path, evaluations: Path, logprobs: Path, selections: Path
+    cell: tuple[str, int],
+    samples: Path,
+    evaluations: Path,
+    logprobs: Path,
+    selections: Path,
+    of_samples: Sequence[str],
+    of_evaluations: Sequence[str],
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     subset, seed = cell
-    drawn = load(samples, "samples", [*KEYS, "candidate_sha256", "n_tokens"])
+    drawn = load(samples, "samples", [*KEYS, "candidate_sha256", "n_tokens", *of_samples])
     refuse(drawn.filter(pl.col("seed") != seed), KEYS, f"{samples} has", f"under seed {seed}; {AGAIN}")
-    verdicts = load(evaluations, "evaluations", [*KEYS, "candidate_sha256", "status", *_MEASURED])
+    verdicts = load(evaluations, "evaluations", [*KEYS, "candidate_sha256", "status", *_MEASURED, *of_evaluations])
     verdicts = verdicts.rename({"candidate_sha256": "evaluated"})
     scores = load(logprobs, "logprobs", [*KEYS, "nll", "nll_mean"])
     joined = join_samples(drawn, samples, verdicts, evaluations)
@@ -90,10 +103,12 @@ def _load_cell(
     )
     key = ["task_id", "seed", "strategy"]
     refuse(chosen.filter(chosen.select(key).is_duplicated()), key, f"{selections} has", f"twice; {AGAIN}")
-    return _compact(subset, joined), _with_surprisal(subset, chosen, joined, selections, samples)
+    return _compact(subset, joined, [*of_samples, *of_evaluations]), _with_surprisal(
+        subset, chosen, joined, selections, samples
+    )
 
 
-def _compact(subset: str, joined: pl.DataFrame) -> pl.DataFrame:
+def _compact(subset: str, joined: pl.DataFrame, more: Sequence[str]) -> pl.DataFrame:
     """One row a sample at a few dozen bytes: millions of them stay in memory at once."""
     return joined.select(
         pl.lit(subset).alias("subset"),
@@ -107,6 +122,7 @@ def _compact(subset: str, joined: pl.DataFrame) -> pl.DataFrame:
         "n_tokens",
         "nll",
         "nll_mean",
+        *more,
     )
 
 
@@ -121,4 +137,4 @@ def _with_surprisal(
         .group_by(key)
         .agg(pick_nll=pl.col("nll").mean(), pick_nll_mean=pl.col("nll_mean").mean())
     )
-    return chosen.drop("samples").join(surprisal, on=key, how="left").select(pl.lit(subset).alias("subset"), pl.all())
+    return chosen.join(surprisal, on=key, how="left").select(pl.lit(subset).alias("subset"), pl.all())

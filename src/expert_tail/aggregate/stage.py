@@ -10,9 +10,10 @@ from expert_tail import artifacts
 from expert_tail.aggregate import figures, tables
 from expert_tail.aggregate.cells import load_cells, load_names
 from expert_tail.aggregate.settings import AggregateSettings
-from expert_tail.artifacts import ArtifactError, replacing
+from expert_tail.artifacts import ArtifactError
 from expert_tail.figure_style import save
 from expert_tail.progress import log
+from expert_tail.results import rounded, write_table
 from expert_tail.select.stage import AGAIN, load, refuse
 from expert_tail.time_experts.verdict import NOT_WINNABLE
 
@@ -44,18 +45,17 @@ def run(
         raise ArtifactError(f"{rollouts} has no rollouts; {AGAIN}")
 
     unwinnable = _unwinnable(all_samples, names)
-    strategies = tables.rounded(tables.strategies(picks, settings)).join(unwinnable, on="subset", maintain_order="left")
-    scaling = tables.rounded(tables.scaling(all_samples, settings)).join(unwinnable, on="subset", maintain_order="left")
+    strategies = rounded(tables.strategies(picks, settings)).join(unwinnable, on="subset", maintain_order="left")
+    scaling = rounded(tables.scaling(all_samples, settings)).join(unwinnable, on="subset", maintain_order="left")
     results = {
         "table1": strategies,
         "table2": scaling,
-        "table3": tables.rounded(tables.headline(picks, all_samples, names)),
-        "table5": tables.rounded(tables.training(training, _checkpoints(rollouts), settings)),
-        "table8": tables.rounded(tables.best_of_k(all_samples, names, settings)),
+        "table3": rounded(tables.headline(picks, all_samples, names)),
+        "table5": rounded(tables.training(training, _checkpoints(rollouts), settings)),
+        "table8": rounded(tables.best_of_k(all_samples, names, settings)),
     }
     for name, table in results.items():
-        with replacing(output / f"{name}.csv") as temporary:
-            temporary.write_text(table.write_csv())
+        write_table(table, output / f"{name}.csv")
     save(figures.scaling(scaling, settings.confidence), output / "figure3")
     save(figures.strategies(strategies, settings.confidence), output / "figure4")
     log(f"aggregate: {len(results)} tables and 2 figures of {all_samples.height} samples -> {output}")

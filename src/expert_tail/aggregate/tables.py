@@ -25,7 +25,6 @@ from expert_tail.success import CORRECT, FAST_1, FAST_1_CONFIDENT
 FAST = ["fast_1", "fast_1_confident"]
 TASK = ["subset", "task_id"]
 CELL = ["subset", "task_id", "seed"]
-SIGNIFICANT = 5
 Row = dict[str, Any]
 
 
@@ -229,11 +228,6 @@ def best_of_k(samples: pl.DataFrame, names: pl.DataFrame, settings: AggregateSet
     columns = [*TASK, "name", "headroom", "seed", "k", *FAST, *measured, *rates]
     columns += ["n_distinct", "n_distinct_correct", "mean_tokens"]
     return table.with_columns(pl.col(*FAST, "speedup").fill_null(0)).sort(CELL).select(*columns, *STATUSES)
-
-
-def rounded(table: pl.DataFrame) -> pl.DataFrame:
-    """Floats to five significant digits: more than the measurements hold, few enough to read."""
-    return table.with_columns(pl.col(pl.Float64).round_sig_figs(SIGNIFICANT))
 
 
 def _each_subset(rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:

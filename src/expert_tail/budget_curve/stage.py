@@ -2,20 +2,16 @@
 
 from pathlib import Path
 
-import polars as pl
-
 from expert_tail.aggregate.loading import cells_of, scored_samples
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.aggregate.task_sets import task_sets
-from expert_tail.artifacts import replacing
 from expert_tail.budget_curve.figure import draw
 from expert_tail.budget_curve.table import budget_curve
 from expert_tail.comparison.settings import ComparisonSettings
 from expert_tail.figure_style import save
 from expert_tail.progress import log
+from expert_tail.results import write_table
 from expert_tail.select.settings import SelectSettings
-
-_SIGNIFICANT = 5
 
 
 def run(
@@ -34,8 +30,6 @@ def run(
     cells = cells_of(evaluations)
     samples = scored_samples(cells, cells_of(logprobs))
     sets = task_sets(cells, comparison.groups)
-    table = budget_curve(samples, sets, settings).with_columns(pl.col(pl.Float64).round_sig_figs(_SIGNIFICANT))
-    with replacing(output / "budget_curve.csv") as temporary:
-        temporary.write_text(table.write_csv())
+    table = write_table(budget_curve(samples, sets, settings), output / "budget_curve.csv")
     save(draw(table, select.surprisal, settings.confidence), output / "figure_budget_curve")
     log(f"budget_curve: {len(sets)} sets of tasks, {samples.height} samples -> {output}/budget_curve.csv")

@@ -13,7 +13,6 @@ from expert_tail.adaptation_tables.steps import load_probe, load_steps, load_ver
 from expert_tail.aggregate.cells import load_cells, load_names
 from expert_tail.aggregate.loading import cells_of
 from expert_tail.aggregate.settings import AggregateSettings
-from expert_tail.aggregate.tables import SIGNIFICANT, rounded
 from expert_tail.aggregate.task_sets import pooled, task_sets
 from expert_tail.artifacts import replacing
 from expert_tail.comparison import accounts, figures, loops, summary, surprisal, tables, teaser
@@ -23,6 +22,7 @@ from expert_tail.errors import UserError
 from expert_tail.figure_style import save
 from expert_tail.policy.settings import PromptSettings
 from expert_tail.progress import log, progress
+from expert_tail.results import SIGNIFICANT, write_table
 from expert_tail.select.stage import AGAIN, load, refuse
 from expert_tail.tasks import TRAIN
 
@@ -100,8 +100,7 @@ def run(
     correlations = _probe(probes, probed, settings)
 
     for name, made_table in made_tables.items():
-        with replacing(output / f"{name}.csv") as temporary:
-            temporary.write_text(rounded(made_table).write_csv())
+        write_table(made_table, output / f"{name}.csv")
     statistics = {
         "settings": settings.model_dump(),
         "sets": by_set,

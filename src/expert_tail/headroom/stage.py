@@ -5,25 +5,22 @@ from pathlib import Path
 import polars as pl
 
 from expert_tail import artifacts
-from expert_tail.artifacts import replacing
 from expert_tail.figure_style import save
 from expert_tail.headroom.figure import draw
 from expert_tail.progress import log
+from expert_tail.results import write_table
 from expert_tail.time_experts.verdict import UNKNOWN, WINNABLE
 
 SUBSET = "headroom"  # the subset that is meant to hold winnable tasks only
 COLUMNS = ["task_id", "name", "split", "hardware", "expert", "status", "speedup", "speedup_low", "speedup_high"]
 COLUMNS += ["kernel_ms", "baseline_ms", "ceiling", "floor_ms", "verdict"]
-_SIGNIFICANT = 5
 
 
 def run(measured: list[Path], output: Path) -> None:
     """Write headroom.csv and figure_headroom to the folder `output`, and warn of tasks in the wrong subset."""
     frames = [pl.DataFrame(pl.from_arrow(artifacts.read(path, "headroom", COLUMNS))) for path in measured]
     table = pl.concat(frames).select(COLUMNS).sort("task_id", "expert")
-    table = table.with_columns(pl.col(pl.Float64).round_sig_figs(_SIGNIFICANT))
-    with replacing(output / "headroom.csv") as temporary:
-        temporary.write_text(table.write_csv())
+    table = write_table(table, output / "headroom.csv")
     save(draw(table), output / "figure_headroom")
     tasks = table.unique("task_id")
     counts = ", ".join(f"{n} {verdict}" for verdict, n in tasks["verdict"].value_counts().sort("verdict").rows())

@@ -5,7 +5,6 @@ from pathlib import Path
 import polars as pl
 
 from expert_tail import artifacts
-from expert_tail.artifacts import replacing
 from expert_tail.errors import UserError
 from expert_tail.evaluator.evaluator import Candidate, Evaluator
 from expert_tail.evaluator.settings import EvaluatorSettings
@@ -14,11 +13,10 @@ from expert_tail.null_audit.figure import draw
 from expert_tail.null_audit.settings import NullAuditSettings
 from expert_tail.null_audit.table import audit
 from expert_tail.progress import log, progress
+from expert_tail.results import write_table
 from expert_tail.settings import nearest
 from expert_tail.tasks import Task
 from expert_tail.tasks.suite import TRAIN
-
-_SIGNIFICANT = 5
 
 
 def run(
@@ -32,9 +30,7 @@ def run(
     found = [_measure(protocol, settings, evaluator, audited, measurements) for protocol in settings.protocols]
     repeats = pl.concat(found)
     table = audit(repeats, {task.task_id: task.name for task in audited})
-    table = table.with_columns(pl.col(pl.Float64).round_sig_figs(_SIGNIFICANT))
-    with replacing(output / "null_audit.csv") as temporary:
-        temporary.write_text(table.write_csv())
+    table = write_table(table, output / "null_audit.csv")
     save(draw(repeats, table), output / "figure_null_audit")
     for row in table.filter(pl.col("task_id").is_null()).iter_rows(named=True):
         log(f"null audit: {_summary(row)}")

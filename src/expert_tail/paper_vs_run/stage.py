@@ -4,13 +4,12 @@ from pathlib import Path
 
 import polars as pl
 
-from expert_tail.artifacts import replacing
 from expert_tail.paper_vs_run import PUBLISHED
 from expert_tail.paper_vs_run.lookup import Found, Results
 from expert_tail.progress import log
+from expert_tail.results import SIGNIFICANT, write_table
 
 COLUMNS = ["table", "row", "metric", "paper", "run", "run_low", "run_high", "run_confident", "source", "note"]
-SIGNIFICANT = 5
 NOT_TABULATED = "this run tabulates no such number"
 
 
@@ -28,8 +27,7 @@ def run(results: Path, output: Path) -> None:
         printed = {name: _printed(value) for name, value in values.items()}
         rows.append({name: row[name] for name in COLUMNS[:4]} | printed | {"source": ours.source, "note": note})
     table = pl.DataFrame(rows, schema=dict.fromkeys(COLUMNS, pl.String))
-    with replacing(output) as temporary:
-        temporary.write_text(table.write_csv())
+    write_table(table, output)
     there = table["run"].is_not_null().sum()
     log(f"paper_vs_run: {there} of {table.height} published numbers have a counterpart in this run -> {output}")
 

@@ -10,7 +10,6 @@ from expert_tail.adaptation_tables.steps import load_steps
 from expert_tail.aggregate.loading import Cells, cells_of, scored_samples
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.aggregate.task_sets import task_sets
-from expert_tail.artifacts import replacing
 from expert_tail.budget_curve.pipeline import Cell
 from expert_tail.comparison.settings import ComparisonSettings
 from expert_tail.errors import UserError
@@ -21,10 +20,10 @@ from expert_tail.pareto.figure import draw
 from expert_tail.pareto.methods import Method, Task, of_samples
 from expert_tail.pareto.table import pareto_table
 from expert_tail.progress import log
+from expert_tail.results import write_table
 from expert_tail.select.settings import SelectSettings
 from expert_tail.select.stage import AGAIN, KEYS, load, refuse
 
-_SIGNIFICANT = 5
 Tasks = dict[str, dict[int, list[Task]]]  # subset -> task -> its seeds
 
 
@@ -52,9 +51,7 @@ def run(
     # A run that starts from another's checkpoint would be charged nothing for it.
     steps = {name: of_one for name, of_one in steps.items() if adaptation.runs[name].start is None}
     methods = _methods(tasks, task_sets(cells, comparison.groups), adaptation, steps, select.surprisal, per_candidate)
-    table = pareto_table(methods, settings).with_columns(pl.col(pl.Float64).round_sig_figs(_SIGNIFICANT))
-    with replacing(output / "pareto.csv") as temporary:
-        temporary.write_text(table.write_csv())
+    table = write_table(pareto_table(methods, settings), output / "pareto.csv")
     save(draw(table), output / "figure_pareto")
     costs = "not known" if per_candidate is None else f"{per_candidate:.2g} s a candidate"
     log(f"pareto: {table.height} methods of {len(methods)} sets, evaluation {costs} -> {output}/pareto.csv")

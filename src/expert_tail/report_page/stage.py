@@ -13,6 +13,7 @@ import polars as pl
 import yaml
 
 from expert_tail import artifacts
+from expert_tail.aggregate.cells import load_cells, load_names
 from expert_tail.aggregate.loading import cells_of
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.aggregate.task_sets import pooled, task_sets
@@ -22,14 +23,13 @@ from expert_tail.progress import log
 from expert_tail.report_page import account, exhibits, explorer
 from expert_tail.report_page.account import Notes
 from expert_tail.report_page.headline import headlines
-from expert_tail.select.stage import AGAIN, KEYS, join_samples, load, refuse
-from expert_tail.time_experts.verdict import NOT_WINNABLE, UNKNOWN
+from expert_tail.select.stage import AGAIN, KEYS, load, refuse
+from expert_tail.time_experts.verdict import NOT_WINNABLE
 
 _PAGE = Path(__file__).parent / "page"
 _DATATABLES = Path(itables.__file__).parent / "html"  # the bundle that itables ships, for use offline
-_SAMPLES = [*KEYS, "completion", "candidate_sha256", "n_tokens", "finish_reason"]
-_EVALUATIONS = [*KEYS, "candidate_sha256", *artifacts.EVALUATION_COLUMNS]
-_PICKS = ["task_id", "seed", "strategy", "samples", "fast_1", "fast_1_confident", "speedup", "evaluations_used"]
+_OF_SAMPLES = ["completion", "finish_reason"]
+_OF_EVALUATIONS = ["reason", "error", "trials", "hardware", "sandbox", "evaluator", "measured_at"]
 _ROLLOUTS = {"run": pl.String, "step": pl.Int32, "subset": pl.String, "task_id": pl.Int32, "seed": pl.Int64}
 _ROLLOUTS |= {"sample": pl.Int32, "completion": pl.String, "action": pl.String, "status": pl.String}
 _ROLLOUTS |= {"reason": pl.String, "error": pl.String, "n_tokens": pl.Int32, "trials": pl.Int32}
@@ -65,12 +65,9 @@ def run(
     configuration = _configuration(config)
     drawn, picks, notes = _load_cells(samples, evaluations, logprobs, selections)
     notes.append(("rollouts", artifacts.notes(rollouts)))
-    suite = load(tasks, "tasks", ["task_id", "name", "reference_source", "split"])
-    suite = suite.unique("task_id", keep="first", maintain_order=True)
+    suite = load(tasks, "tasks", ["task_id", "split", "reference_source"]).unique("task_id", keep="first")
+    suite = load_names(tasks, headroom).join(suite, on="task_id", how="left", maintain_order="left")
     refuse(drawn.join(suite, on="task_id", how="anti"), ["task_id"], f"{tasks} lacks", f"; {AGAIN}")
-    suite = suite.join(_verdicts(headroom), on="task_id", how="left", maintain_order="left").with_columns(
-        pl.col("headroom").fill_null(UNKNOWN)
-    )
     adapted = _load_adaptation(adaptation, suite, configuration["prompt"]["action"])
     refuse(adapted.join(suite, on="task_id", how="anti"), ["task_id"], f"{tasks} lacks", f"; {AGAIN}")
     unwinnable = set(suite.filter(pl.col("headroom") == NOT_WINNABLE)["task_id"])
@@ -151,46 +148,27 @@ def _configuration(path: Path) -> dict[str, Any]:
     return found
 
 
-def _verdicts(headroom: list[Path]) -> pl.DataFrame:
-    empty = pl.DataFrame(schema={"task_id": pl.Int32, "headroom": pl.String})
-    found = [load(path, "headroom", ["task_id", "verdict"]).rename({"verdict": "headroom"}) for path in headroom]
-    return pl.concat([empty, *found]).unique("task_id", keep="first")
-
-
 def _load_cells(
     samples: list[Path], evaluations: list[Path], logprobs: list[Path], selections: list[Path]
 ) -> tuple[pl.DataFrame, pl.DataFrame, Notes]:
-    """All samples with verdict and surprisal, all selections, and the metadata of the files."""
-    if not samples:
-        raise UserError("nothing to report on: no samples were given")
-    others = {"evaluations": cells_of(evaluations), "logprobs": cells_of(logprobs), "selections": cells_of(selections)}
-    drawn, picks, notes = [], [], []
-    for (subset, seed), path in cells_of(samples).items():
-        for kind, places in others.items():
-            if (subset, seed) not in places:
-                raise UserError(
-                    f"subset {subset}, seed {seed} has no file of {kind}; give one for each file of samples"
-                )
-        of_cell = {kind: places[subset, seed] for kind, places in others.items()}
-        notes += [(kind, artifacts.notes(file)) for kind, file in [("samples", path), *of_cell.items()]]
-        drawn.append(_load_cell(subset, path, of_cell["evaluations"], of_cell["logprobs"]))
-        picks.append(load(of_cell["selections"], "selections", _PICKS).select(pl.lit(subset).alias("subset"), pl.all()))
-    return pl.concat(drawn), pl.concat(picks), notes
-
-
-def _load_cell(subset: str, samples: Path, evaluations: Path, logprobs: Path) -> pl.DataFrame:
-    action = artifacts.notes(samples).get("action")
-    if action is None:
-        raise ArtifactError(f"{samples} does not say which action its completions are; {AGAIN}")
-    drawn = load(samples, "samples", _SAMPLES)
-    verdicts = load(evaluations, "evaluations", _EVALUATIONS).rename({"candidate_sha256": "evaluated"})
-    joined = join_samples(drawn, samples, verdicts, evaluations)
-    stale = joined.filter(pl.col("candidate_sha256") != pl.col("evaluated"))
-    refuse(stale, KEYS, f"{evaluations}: the candidate of", f"is not that of {samples}; {AGAIN}")
-    joined = join_samples(joined, samples, load(logprobs, "logprobs", [*KEYS, "nll", "nll_mean"]), logprobs)
-    return joined.select(
-        pl.lit(subset).alias("subset"), pl.exclude("candidate_sha256", "evaluated"), pl.lit(action).alias("action")
+    """All samples with verdict and surprisal, all selections, and the metadata of the files; subsets in the order given."""
+    drawn, picks = load_cells(
+        *(samples, evaluations, logprobs, selections), of_samples=_OF_SAMPLES, of_evaluations=_OF_EVALUATIONS
     )
+    files = {"samples": samples, "evaluations": evaluations, "logprobs": logprobs, "selections": selections}
+    notes = [(kind, artifacts.notes(file)) for kind, of_kind in files.items() for file in of_kind]
+    cells = cells_of(samples)
+    actions = {cell: artifacts.notes(file).get("action") for cell, file in cells.items()}
+    for cell, action in actions.items():
+        if action is None:
+            raise ArtifactError(f"{cells[cell]} does not say which action its completions are; {AGAIN}")
+    order = {subset: place for place, subset in enumerate(dict.fromkeys(subset for subset, _ in cells))}
+    place = pl.col("subset").replace_strict(order)
+    known = pl.DataFrame(
+        [(*cell, action) for cell, action in actions.items()], ["subset", "seed", "action"], orient="row"
+    )
+    drawn = drawn.join(known.cast({"seed": drawn.schema["seed"]}), on=["subset", "seed"], maintain_order="left")
+    return drawn.sort(place, maintain_order=True), picks.sort(place, maintain_order=True), notes
 
 
 def _load_adaptation(paths: list[Path], suite: pl.DataFrame, action: str) -> pl.DataFrame:

@@ -8,16 +8,16 @@ import polars as pl
 from expert_tail.aggregate.loading import Cells, cells_of, scored_samples
 from expert_tail.aggregate.settings import AggregateSettings
 from expert_tail.aggregate.task_sets import task_sets
-from expert_tail.artifacts import ArtifactError, replacing
+from expert_tail.artifacts import ArtifactError
 from expert_tail.comparison.settings import ComparisonSettings
 from expert_tail.errors import UserError
 from expert_tail.figure_style import save
 from expert_tail.progress import log
+from expert_tail.results import write_table
 from expert_tail.select.stage import AGAIN, KEYS, load, refuse
 from expert_tail.selection_sensitivity.figure import draw
 from expert_tail.selection_sensitivity.table import BASE, sensitivity
 
-_SIGNIFICANT = 5
 _SCORES = [*KEYS, "nll", "nll_mean"]
 
 
@@ -43,9 +43,7 @@ def run(
             raise UserError(f"{path}: expected a file …/RUN/step=N.parquet")
         scores[f"{path.parent.name}/{path.stem}"] = _scores_of(path, "probes", samples)
     table = sensitivity(samples, scores, task_sets(cells, comparison.groups), settings)
-    table = table.with_columns(pl.col(pl.Float64).round_sig_figs(_SIGNIFICANT))
-    with replacing(output / "selection_sensitivity.csv") as temporary:
-        temporary.write_text(table.write_csv())
+    table = write_table(table, output / "selection_sensitivity.csv")
     save(draw(table, settings.confidence), output / "figure_selection_sensitivity")
     log(f"selection_sensitivity: {table.height} rows, {len(scores) + 1} scorers -> {output}/selection_sensitivity.csv")
 
