@@ -105,34 +105,52 @@ def test_two_processes_draw_and_update_like_one(folder: Path, tmp_path: Path, sh
         assert close.float().mean() > 0.995
 
 
-@pytest.mark.parametrize("shards", [1, 2], ids=["whole", "divided"])
-def test_training_as_two_processes(folder: Path, tmp_path: Path, shards: int) -> None:
-    """The command line: one log, one set of files, whole though two processes ran."""
-    write_tasks(
-        TaskSettings(subsets={"rest": [i for i in range(1, 101) if i not in (5, 19)]}), tmp_path / "tasks.parquet"
-    )
-    names = ("state", "checkpoints", "rollouts.parquet")
-    state, checkpoints, output = (tmp_path / name for name in names)
+def training(folder: Path, tmp_path: Path, steps: int, checkpoints: list[int], *before: str, shards: int = 1) -> str:
+    """Trains by the command line; returns what it says."""
+    tasks, names = tmp_path / "tasks.parquet", ("state", "checkpoints", "rollouts.parquet")
+    write_tasks(TaskSettings(subsets={"rest": [i for i in range(1, 101) if i not in (5, 19)]}), tasks)
     sections = {
-        "rlvr": RlvrSettings(steps=1, tasks_per_step=2, rollouts_per_task=2, checkpoints=[1], max_tokens=4),
+        "rlvr": RlvrSettings(steps=steps, tasks_per_step=2, rollouts_per_task=2, checkpoints=checkpoints, max_tokens=4),
         "lora": LoraSettings(rank=2, targets="q_proj,v_proj"),
         "prompt": HARMONY,
         "policy": RuntimeSettings(device="cpu", shards=shards),
         "evaluator": EvaluatorSettings(correctness_trials=1, min_pairs=6, max_pairs=6),
     }
-    paths = {"tasks": tmp_path / "tasks.parquet", "policy": folder, "state": state}
-    paths |= {"checkpoints": checkpoints, "output": output}
-    log = tmp_path / "train.log"
+    paths = {"tasks": tasks, "policy": folder} | {name.partition(".")[0]: tmp_path / name for name in names}
+    paths["output"] = paths.pop("rollouts")
     flags = [part for section, settings in sections.items() for part in shlex.split(settings.flags(section))]
-    before = ["--log", str(log), "--processes", "2", "rlvr_train"]
-    command = expert_tail(*before, *(f"--{name}={path}" for name, path in paths.items()), *flags)
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    command = expert_tail(*before, "rlvr_train", *(f"--{name}={path}" for name, path in paths.items()), *flags)
+    environment = ENVIRONMENT | {"EXPERT_TAIL_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[:3000]
-    rows = artifacts.read(output, "rollouts").to_pylist()
+    return done.stderr
+
+
+@pytest.mark.parametrize("shards", [1, 2], ids=["whole", "divided"])
+def test_training_as_two_processes(folder: Path, tmp_path: Path, shards: int) -> None:
+    """The command line: one log, one set of files, whole though two processes ran."""
+    log = tmp_path / "train.log"
+    said = training(folder, tmp_path, 1, [1], "--log", str(log), "--processes", "2", shards=shards)
+    rows = artifacts.read(tmp_path / "rollouts.parquet", "rollouts").to_pylist()
     assert [(row["task_id"], row["rollout"]) for row in rows] == [(5, 0), (5, 1), (19, 0), (19, 1)]
-    assert load_file(checkpoints / "step=1" / "adapter_model.safetensors")
+    assert load_file(tmp_path / "checkpoints" / "step=1" / "adapter_model.safetensors")
     assert log.read_text().count("rlvr_train: 1/1") == 1
-    assert done.stderr.count("rlvr_train: 1/1") == 1
+    assert said.count("rlvr_train: 1/1") == 1
+
+
+@pytest.mark.slow
+def test_longer_training_goes_on_from_a_shorter_one(folder: Path, tmp_path: Path) -> None:
+    def steps() -> list[int]:
+        return artifacts.read(tmp_path / "rollouts.parquet", "rollouts")["step"].to_pylist()
+
+    training(folder, tmp_path, 1, [1])
+    assert "going on after step 0" in training(folder, tmp_path, 3, [3])
+    assert steps() == [0] * 4 + [1] * 4 + [2] * 4
+    assert "going on after step 2" in training(folder, tmp_path, 3, [2, 3])  # which the last two steps still have
+    # Of the first step the adapter is gone.
+    assert "not kept the adapter of checkpoint 1, so that training begins anew" in training(folder, tmp_path, 3, [1, 3])
+    assert "going on after step 0" in training(folder, tmp_path, 1, [1])  # a shorter one has nothing to be trained
+    assert steps() == [0] * 4
 
 
 def test_another_number_of_processes_than_parts_is_refused() -> None:

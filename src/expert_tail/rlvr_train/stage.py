@@ -40,7 +40,8 @@ def run(
     checkpoints: Path,
     output: Path,
 ) -> None:
-    """Train; or go on after the last finished step, if `state` holds steps of a run with the very same inputs.
+    """Train; or go on after the last finished step, if `state` holds steps of a run with the same inputs. A longer training
+    goes on from a shorter one.
 
     Writes all rollouts to `output` and adapters to `checkpoints`/step={n} for each n in `rlvr.checkpoints`.
     """
@@ -53,21 +54,22 @@ def run(
             )
         judge = Evaluator(evaluator)
         judged_by = judge.digest if rlvr.retrain_on_evaluator_change else ""
+        shaping = rlvr.model_copy(update={"steps": 0, "checkpoints": []})
         steps = _Trained(
             state
             / run_digest(
                 "rlvr_train",
-                *(rlvr, lora, prompt, runtime.of_numbers(), tasks, policy, evaluator.of_verdicts(), judged_by),
+                *(shaping, lora, prompt, runtime.of_numbers(), tasks, policy, evaluator.of_verdicts(), judged_by),
             )
         )
-        done = processes.from_first(steps.finished)
+        done = processes.from_first(partial(_to_go_on_after, steps, rlvr))
         if done:
             log(f"rlvr_train: going on after step {done - 1}, as {steps.folder} holds it")
         trained = add_lora(load_policy(policy, runtime), lora, rlvr.seed)
         parameters = [p for p in trained.model.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(parameters, lr=rlvr.learning_rate)
         reward = NormalisedReward(rlvr.reward_window)
-        if done:
+        if 0 < done < rlvr.steps:
             restore(trained, optimizer, steps, done - 1, steps.adapter(done - 1))
             for row in steps.rollouts(done).select(["task_id", "speedup"]).to_pylist():
                 reward.observe(row["task_id"], [row["speedup"]])
@@ -115,6 +117,16 @@ def run(
                 artifacts.publish(steps.adapter(n - 1), checkpoints / f"step={n}")
             notes = {"settings": rlvr.model_dump_json(), "evaluator": judge.digest, "engine": engine.name}
             artifacts.write(output, "rollouts", steps.rollouts(rlvr.steps), **notes)
+
+
+def _to_go_on_after(steps: "_Trained", rlvr: RlvrSettings) -> int:
+    """How many finished steps serve: all that are wanted, or none if the adapter of a checkpoint among them was not kept."""
+    done = min(steps.finished(), rlvr.steps)
+    for n in rlvr.checkpoints:
+        if n <= done and not steps.adapter(n - 1).is_dir():
+            log(f"rlvr_train: {steps.folder} has not kept the adapter of checkpoint {n}, so that training begins anew")
+            return 0
+    return done
 
 
 def _batch(tasks: list[Task], rlvr: RlvrSettings, step: int) -> list[Task]:
