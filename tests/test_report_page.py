@@ -375,7 +375,7 @@ def test_sentence_on_the_same_budget() -> None:
     assert said.startswith("one, at 320 rollouts: the fastest of all samples beats the reference on 80 % of the tasks")
     assert "confidently on 0 %), a single sample does so at a rate of 40 %." in said
     assert "(2 configurations)" in said
-    assert said.endswith("is at 30 to 60 %: significantly better for 1 of them, worse for 0.")
+    assert said.endswith("is at 30 to 60 %: significantly better for 1 of them, worse for none.")
     assert account.budget_sentences(table.filter(pl.col("run").is_null())) == []
     assert account.budget_sentences(None) == []
 

@@ -136,8 +136,8 @@ def budget_sentences(table10: pl.DataFrame | None) -> list[str]:
             f"{100 * base['best_of_k_fast_1']:.3g} % of the tasks (fast_1; confidently on "
             f"{100 * base['best_of_k_fast_1_confident']:.3g} %), a single sample does so at a rate of "
             f"{100 * base['fast_1']:.2g} %. Spent on adaptation instead ({_count(adapted.height, 'configuration')}), the "
-            f"rollouts give a policy whose single sample is at {' to '.join(ends)} %: significantly better for {better} "
-            f"of them, worse for {worse}."
+            f"rollouts give a policy whose single sample is at {' to '.join(ends)} %: significantly better for "
+            f"{better or 'none'} of them, worse for {worse or 'none'}."
         )
     return found
 
