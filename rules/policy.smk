@@ -2,8 +2,13 @@
 
 from expert_tail.policy.settings import FetchSettings
 
+# Weights that change in a folder of the user's are another policy.
+_FOLDER = Path(CONFIG.policy.source.removeprefix("path:")) if CONFIG.policy.source.startswith("path:") else None
+
 
 rule fetch_policy:
+    input:
+        sorted(str(file) for file in _FOLDER.glob("[!.]*") if file.is_file()) if _FOLDER and _FOLDER.is_dir() else [],
     output:
         f"{POLICY}/provenance.json",
     log:

@@ -20,6 +20,7 @@ from expert_tail.errors import UserError
 from expert_tail.fetch_policy.stage import run
 from expert_tail.policy.settings import FetchSettings
 
+ROOT = Path(__file__).parents[1]
 WIDTH, VOCABULARY = 32, ["<|im_start|>", "<|im_end|>", *(chr(c) for c in range(33, 127)), "Ġ", "Ċ", "ĠĠ"]
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -277,6 +278,22 @@ def test_folders_that_are_no_policy(tmp_path: Path, policy: Path, file: str, con
 def test_a_folder_that_is_not_there(tmp_path: Path):
     with pytest.raises(UserError, match="there is no folder"):
         fetch(tmp_path, source=f"path:{tmp_path / 'nowhere'}")
+
+
+def test_weights_that_change_in_a_folder_are_fetched_again(tmp_path: Path, policy: Path):
+    source = Path(shutil.copytree(policy, tmp_path / "source"))
+    wanted = "artifacts/policy/tiny/provenance.json"
+    fetched = tmp_path / "run" / wanted
+    fetched.parent.mkdir(parents=True)
+    fetched.touch()
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "1", "--dry-run"]
+    command += ["--directory", str(tmp_path / "run"), "--rerun-triggers", "mtime"]
+    command += ["--config", f"policy={{name: tiny, source: 'path:{source}', sha256: null}}", "--", wanted]
+    plans = []
+    for later in (-60, 60):
+        os.utime(source / "model.safetensors", (fetched.stat().st_mtime + later,) * 2)
+        plans.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert ["rule fetch_policy" in plan for plan in plans] == [False, True]
 
 
 def test_a_repository_is_taken_from_the_hub(tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch):
