@@ -158,17 +158,19 @@ def _load_cells(
     files = {"samples": samples, "evaluations": evaluations, "logprobs": logprobs, "selections": selections}
     notes = [(kind, artifacts.notes(file)) for kind, of_kind in files.items() for file in of_kind]
     cells = cells_of(samples)
-    actions = {cell: artifacts.notes(file).get("action") for cell, file in cells.items()}
-    for cell, action in actions.items():
-        if action is None:
-            raise ArtifactError(f"{cells[cell]} does not say which action its completions are; {AGAIN}")
+    actions = {path: artifacts.notes(path).get("action") for path in samples}
+    action = actions[samples[0]]
+    for path, other in actions.items():
+        if other is None:
+            raise ArtifactError(f"{path} does not say which action its completions are; {AGAIN}")
+        if other != action:
+            raise ArtifactError(f"{path} has the action {other}, {samples[0]} has {action}; {AGAIN}")
+    drawn = drawn.with_columns(action=pl.lit(action))
     order = {subset: place for place, subset in enumerate(dict.fromkeys(subset for subset, _ in cells))}
-    place = pl.col("subset").replace_strict(order)
-    known = pl.DataFrame(
-        [(*cell, action) for cell, action in actions.items()], ["subset", "seed", "action"], orient="row"
-    )
-    drawn = drawn.join(known.cast({"seed": drawn.schema["seed"]}), on=["subset", "seed"], maintain_order="left")
-    return drawn.sort(place, maintain_order=True), picks.sort(place, maintain_order=True), notes
+    if list(order) != sorted(order):  # else millions of rows would be copied for nothing
+        place = pl.col("subset").replace_strict(order)
+        drawn, picks = drawn.sort(place, maintain_order=True), picks.sort(place, maintain_order=True)
+    return drawn, picks, notes
 
 
 def _load_adaptation(paths: list[Path], suite: pl.DataFrame, action: str) -> pl.DataFrame:
