@@ -18,6 +18,7 @@ from expert_tail.policy.draw import Draw, prompts_of
 from expert_tail.policy.engine import chosen_engine, engine_of_policy
 from expert_tail.policy.load import Policy, add_lora, load_policy, save_adapter
 from expert_tail.policy.settings import LoraSettings, PromptSettings, RuntimeSettings
+from expert_tail.policy.weights import check_weights
 from expert_tail.progress import log, progress
 from expert_tail.rlvr_train.settings import RlvrSettings
 from expert_tail.tasks import TRAIN, Task
@@ -120,12 +121,16 @@ def run(
 
 
 def _to_go_on_after(steps: "_Trained", rlvr: RlvrSettings) -> int:
-    """How many finished steps serve: all that are wanted, or none if the adapter of a checkpoint among them was not kept."""
+    """How many finished steps serve: all that are wanted, or none if the adapter of a checkpoint among them was not kept.
+
+    A damaged one is a `UserError`.
+    """
     done = min(steps.finished(), rlvr.steps)
-    for n in rlvr.checkpoints:
-        if n <= done and not steps.adapter(n - 1).is_dir():
+    for n in (n for n in rlvr.checkpoints if n <= done):
+        if not steps.adapter(n - 1).is_dir():
             log(f"rlvr_train: {steps.folder} has not kept the adapter of checkpoint {n}, so that training begins anew")
             return 0
+        check_weights(steps.adapter(n - 1), steps.remedy(n - 1))
     return done
 
 
