@@ -12,10 +12,10 @@ describe = worker._tensor
 kept = []
 
 
-def lazily(value):
+def lazily(value, place):
     kept.append(torch.relu(value))
     del kept[:-2]
-    return describe(kept[-1])
+    return describe(kept[-1], place)
 
 
 worker._tensor = lazily

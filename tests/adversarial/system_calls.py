@@ -11,6 +11,10 @@ import torch.nn as nn
 
 libc = ctypes.CDLL(None, use_errno=True)
 zeros, path = ctypes.create_string_buffer(256), b"/proc"
+libc.mmap.restype = ctypes.c_void_p
+page = ctypes.c_void_p(libc.mmap(None, ctypes.c_size_t(4096), 3, 0x22, -1, 0))
+opened = os.open(os.__file__, os.O_RDONLY)
+iovec = (ctypes.c_void_p * 2)(ctypes.addressof(zeros), 16)
 calls = {
     "ptrace TRACEME": lambda: libc.ptrace(0, 0, 0, 0),
     "unshare NEWUSER": lambda: libc.unshare(0x10000000),
@@ -36,6 +40,12 @@ calls = {
     "sethostname": lambda: libc.sethostname(b"attacked", 8),
     "prlimit of another": lambda: libc.prlimit(os.getppid(), 7, None, zeros),
     "F_SETSIG": lambda: libc.fcntl(0, 10, 18),
+    "mincore": lambda: libc.mincore(page, 4096, zeros),
+    "posix_fadvise": lambda: -libc.posix_fadvise(opened, 0, 0, 4),
+    "readahead": lambda: libc.readahead(opened, 0, 4096),
+    "preadv2 NOWAIT": lambda: libc.preadv2(opened, iovec, 1, 0, 8),
+    "MADV_HUGEPAGE": lambda: libc.madvise(page, 4096, 14),
+    "PR_SET_MEMORY_MERGE": lambda: libc.prctl(67, 1, 0, 0, 0),
     "FIOASYNC": lambda: libc.ioctl(0, 0x5452, zeros),
 }
 for name, call in calls.items():

@@ -79,6 +79,7 @@ class Bench:
             self._call({"do": "load", "path": str(scratch / "candidate.py")}, "loaded")
             self._call({"do": "describe", "blob": str(self.blob), "seed": self.seed}, "done")
             self._pool: dict[tuple[int, int], Inputs] = {}
+            self._timed = 0
             self._usable = [VARIATIONS[0]]
             self._shape(Layout.of(self._draw(0), 1), [self._reference])
             self.cases = [case for i in range(settings.correctness_trials) if (case := self._case(i)) is not None]
@@ -128,7 +129,7 @@ class Bench:
         try:
             path, blob = worker.scratch / "candidate.py", worker.scratch / "parameters.pickle"
             path.write_text(source, errors="replace")
-            os.link(self.blob, blob)  # it may read its own folder alone
+            shutil.copyfile(self.blob, blob)  # a copy: some may write into their folder
             if built is not None:
                 shutil.copytree(built, worker.scratch / FOLDER)
                 (worker.scratch / FOLDER / "tmp").mkdir()
@@ -148,7 +149,7 @@ class Bench:
             candidate, reference = worker.scratch / "candidate.py", worker.scratch / "reference.py"
             candidate.write_text(source, errors="replace")
             reference.write_text(self._task.reference_source)
-            os.link(self.blob, blob := worker.scratch / "parameters.pickle")
+            shutil.copyfile(self.blob, blob := worker.scratch / "parameters.pickle")
             timeout_s = self.settings.build_timeout_s
             worker.call({"do": "load", "path": str(candidate)}, "loaded", timeout_s)
             try:
@@ -229,8 +230,14 @@ class Bench:
         """Seconds a call of a run took, without what a run of no work takes."""
         return max(ran.seconds - self.overhead_s, 1e-7) / len(ran.outputs)
 
+    def new_trials(self, count: int) -> int:
+        """The number before those of `count` trials on whose inputs nothing was timed yet; inputs of earlier ones are dropped."""
+        self._pool = {key: inputs for key, inputs in self._pool.items() if key[0] < self._first(1)}
+        self._timed += count
+        return self._timed - count
+
     def trial(self, index: int) -> Inputs:
-        """Inputs of timed trial number `index` of this session: the same for every candidate, which is a new process."""
+        """Inputs of timed trial number `index`: the same for all that are timed in it, and for nobody after them."""
         return self._inputs(self._first(index), self.layout.n_calls)
 
     def expected(self, index: int, baseline: Ran) -> list[Output]:

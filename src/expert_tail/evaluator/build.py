@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ import torch
 from expert_tail.evaluator.compilers import FOLDER
 from expert_tail.evaluator.process import Worker, WorkerFailure
 
+MAX_FILES, MAX_BYTES, MAX_DEPTH = 2000, 256 << 20, 16  # of what a candidate's compilers leave
 _COMPILES = re.compile(r"\bload_inline\b|\btriton\b|\btorch\.compile\b")
 
 
@@ -70,8 +72,43 @@ class Builds:
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
         try:
-            shutil.copytree(built, unfinished, ignore=shutil.ignore_patterns("tmp", "*.o"))
+            _copy(built, unfinished)
             with contextlib.suppress(OSError):  # another process was quicker
                 os.rename(unfinished, target)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy what was compiled: regular files alone, never what a link leads to, and not more than `MAX_FILES` and `MAX_BYTES`.
+
+    The candidate made this folder, and may still be changing it. Raises `WorkerFailure` for too much.
+    """
+    count = size = 0
+    target.mkdir()
+    if not source.is_dir():
+        return
+    for folder, subfolders, names, at in os.fwalk(source, follow_symlinks=False):
+        below = Path(folder).relative_to(source)
+        (target / below).mkdir(exist_ok=True)
+        subfolders[:] = [name for name in subfolders if name != "tmp"] if len(below.parts) < MAX_DEPTH else []
+        count += len(subfolders)
+        for name in names:
+            if name.endswith(".o") or count > MAX_FILES or (content := _regular(name, at, MAX_BYTES - size)) is None:
+                continue
+            count, size = count + 1, size + len(content)
+            if size <= MAX_BYTES:
+                (target / below / name).write_bytes(content)
+        if count > MAX_FILES or size > MAX_BYTES:
+            limits = f"{MAX_FILES} files and folders, or {MAX_BYTES >> 20} MiB"
+            raise WorkerFailure("compile_error", f"it leaves more than {limits} where it compiles")
+
+
+def _regular(name: str, folder: int, most: int) -> bytes | None:
+    """What a file in the open `folder` holds, or a byte more than `most` of it; None for what is no regular file."""
+    try:
+        opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    except OSError:  # a link, or gone
+        return None
+    with open(opened, "rb") as file:
+        return file.read(most + 1) if stat.S_ISREG(os.fstat(opened).st_mode) else None

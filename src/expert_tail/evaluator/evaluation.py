@@ -38,6 +38,8 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise ValueError(f"unknown status {self.status!r}")
+        # A candidate's text may have halves of surrogate pairs, which no file of ours can hold.
+        object.__setattr__(self, "error", self.error.encode("utf-8", "replace").decode())
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"measured_at": self.measured_at.isoformat()}

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -142,7 +142,8 @@ class Evaluator:
                 benches = self._benches(task, list(sources.values()), stack)
                 advice = "run again; only what was finished is kept"
                 with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # compilers take every core, no timing
-                    wait([pool.submit(benches[0].build, source) for source in sources.values() if needs_build(source)])
+                    for built in [pool.submit(benches[0].build, s) for s in sources.values() if needs_build(s)]:
+                        built.result()  # what raises is this machine's fault, and no verdict
                 waiting = list(sources.items())
                 n = len(benches) if benches[0].is_frugal else max(self.at_once, GROUP[self.device.type])
                 for start in range(0, len(waiting), n):

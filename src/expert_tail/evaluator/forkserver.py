@@ -15,12 +15,14 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from expert_tail.evaluator import sandbox
 from expert_tail.evaluator.worker import MAX_MESSAGE, become_worker
 
 PR_SET_CHILD_SUBREAPER = 36
+ORPHANS_S = 5.0
 
 
 def serve(server: socket.socket) -> None:
@@ -55,6 +57,8 @@ def serve(server: socket.socket) -> None:
                     pid = children.pop(key.fd)
                     selector.unregister(key.fd)
                     os.close(key.fd)
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.killpg(pid, signal.SIGKILL)  # its number is its own until it is waited for
                     _, status = os.waitpid(pid, 0)
                     _end_orphans(set(children.values()))
                     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then the next message is its end
@@ -62,9 +66,15 @@ def serve(server: socket.socket) -> None:
 
 
 def _end_orphans(workers: set[int]) -> None:
-    """Kill processes that a worker that is gone has started; only those that compile can start any."""
+    """Kill processes that a worker that is gone has started; only those that compile can start any.
+
+    Without a sandbox some may fork faster than they are killed: after a while they are left alone.
+    """
+    deadline = time.monotonic() + ORPHANS_S
     listed = Path(f"/proc/self/task/{os.getpid()}/children")
     while listed.exists() and (orphans := set(map(int, listed.read_text().split())) - workers):
+        if time.monotonic() > deadline:
+            return
         for pid in orphans:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(pid, signal.SIGKILL)

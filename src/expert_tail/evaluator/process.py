@@ -278,7 +278,7 @@ class Worker:
         if code == -signal.SIGKILL:
             how = "it closed its channel, or was killed"
         else:
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            how = _signal_name(-code) if code < 0 else f"exit code {code}"
         return WorkerFailure("crash", f"the process ended ({how}){': ' + tail if tail else ''}")
 
     def _signal(self, number: int) -> None:
@@ -359,9 +359,19 @@ def _environment(gpu: int | None) -> dict[str, str]:
         warm = {"CUDA_VISIBLE_DEVICES": visible[gpu] if visible else str(gpu)}
     # Programs that come with Python packages, such as ninja, which torch's load_inline calls, lie beside Python.
     programs = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
-    return kept | one_thread | warm | programs
+    # Names that a candidate makes by hash() are the same when what it compiled is found again.
+    return kept | one_thread | warm | programs | {"PYTHONHASHSEED": "0"}
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have none
+        return f"signal {number}"
 
 
 def _remove(folder: Path) -> None:
     with contextlib.suppress(OSError, RecursionError):
         shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():  # folders within folders, deeper than Python goes
+        subprocess.run(["rm", "-rf", "--", str(folder)], check=False, stderr=subprocess.DEVNULL)

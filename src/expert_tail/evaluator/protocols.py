@@ -108,13 +108,16 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
         if (warm_s := warm_s + ran[None].seconds) > WARM_UP_S:
             break
     spent_s = 0.0  # by each: two runs' share of every round
+    # Of what others were timed on a process may have left answers somewhere, even for its own replicates.
+    first = bench.new_trials(settings.max_pairs)
     for number in range(1, settings.max_pairs + 1):
         if not active:
             break
         start = time.monotonic()
-        ran, failed = _round(baseline, active, bench.trial(number), bench)
+        trial = first + number
+        ran, failed = _round(baseline, active, bench.trial(trial), bench)
         outcomes.update(failed)
-        expected = bench.expected(number, ran[None])
+        expected = bench.expected(trial, ran[None])
         baseline_s.append(bench.seconds(ran[None]))
         spent_s += (time.monotonic() - start) * 2 / (1 + len(active))
         for key in active.keys() - outcomes.keys():

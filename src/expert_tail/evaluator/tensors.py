@@ -10,6 +10,7 @@ import torch
 from expert_tail.evaluator.process import WorkerFailure, forged
 
 _NAMES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8")
+SPARSE_BYTES = 1 << 28  # that a view may span beyond four times its values: enough for one of most inputs
 _DTYPES = {name: getattr(torch, name) for name in _NAMES} | {"bool": torch.uint8}
 
 
@@ -30,6 +31,7 @@ class Tensor:
     dtype: str
     data: torch.Tensor
     described: dict[str, Any] = field(default_factory=dict)  # by its worker
+    place: tuple[int, ...] = ()  # among lists and tuples that were returned: () of one returned by itself
 
     @property
     def shape(self) -> list[int]:
@@ -45,7 +47,7 @@ class Tensor:
 
     def described_only(self) -> "Tensor":
         """Dtype and shape without the values."""
-        return Tensor(self.dtype, self.data.to("meta"))
+        return Tensor(self.dtype, self.data.to("meta"), place=self.place)
 
 
 def same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -76,10 +78,15 @@ def read_tensor(source: Source, description: Any, wanted: Tensor | None = None) 
     shape: Any = description.get("shape")
     strides: Any = description.get("strides")
     address: Any = description.get("address")
-    if not (_is_sizes(shape) and _is_sizes(strides) and len(shape) == len(strides) and isinstance(address, int)):
+    place: Any = description.get("place", [])
+    if not all(map(_is_sizes, (shape, strides, place))) or len(shape) != len(strides) or not isinstance(address, int):
         raise forged()
     if device != source.device.type:
         raise WorkerFailure("incorrect", f"returned a tensor on {device}", "wrong_device")
+    if wanted is not None and tuple(place) != wanted.place:
+        raise WorkerFailure(
+            "incorrect", "returned tensors in other lists or tuples than the reference", "wrong_nesting"
+        )
     if wanted is not None and shape != wanted.shape:
         raise WorkerFailure("incorrect", f"returned shape {shape} instead of {wanted.shape}", "wrong_shape")
     if wanted is not None and dtype != wanted.dtype:
@@ -88,16 +95,16 @@ def read_tensor(source: Source, description: Any, wanted: Tensor | None = None) 
         raise WorkerFailure("incorrect", f"returned dtype {dtype}", "wrong_dtype")
     element: torch.dtype = _DTYPES[dtype]
     if 0 in shape:
-        return Tensor(dtype, torch.empty(shape, dtype=element, device=source.device))
+        return Tensor(dtype, torch.empty(shape, dtype=element, device=source.device), place=tuple(place))
     extent = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    if extent > 4 * math.prod(shape) + 2**20:
+    if extent * element.itemsize > 4 * math.prod(shape) * element.itemsize + SPARSE_BYTES:
         raise WorkerFailure(
             "incorrect", "returned a tensor spread over far more memory than it has values", "sparse_strides"
         )
     if not is_address(address) or address % element.itemsize:
         raise WorkerFailure("rejected", "no memory at the address answered", "bad_address")
     raw = source.bytes_at(address, extent * element.itemsize)
-    return Tensor(dtype, raw.view(element).as_strided(shape, strides).contiguous(), description)
+    return Tensor(dtype, raw.view(element).as_strided(shape, strides).contiguous(), description, tuple(place))
 
 
 def is_address(value: Any) -> bool:

@@ -20,6 +20,7 @@ import pickle
 import signal
 import socket
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,8 @@ def main(channel: socket.socket, scratch: str, limits: Limits) -> None:
     if limits.device == "cuda":
         _start_cuda()  # a context opens devices and files that the sandbox hides
     confine(scratch, limits)
+    # Parts of torch that are imported late look for folders that they can make files in: there is none, and they make none.
+    tempfile.tempdir = os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch
     worker = _Worker(limits.device, limits.compiles)
     while message := channel.recv(MAX_MESSAGE):
         try:
@@ -141,7 +144,7 @@ class _Worker:
 
     def do_construct(self, name: str, blob: str, seed: int) -> dict[str, Any]:
         """Make the model from a file of pickled init inputs and, where they fit, the reference's parameters."""
-        if not isinstance(cls := getattr(self.module, name, None), type):
+        if not callable(cls := getattr(self.module, name, None)):
             return {"failed": "compile_error", "error": f"the module defines no class {name}"}
         with open(blob, "rb") as file:
             init_inputs, state = pickle.load(file)
@@ -149,7 +152,7 @@ class _Worker:
         self.model = cls(*init_inputs).to(self.device)
         names = _matching(self.model.state_dict(), state)
         if names is not None:
-            self.model.load_state_dict({own: state[name] for own, name in names.items()})
+            self.model.load_state_dict({own: state[name] for own, name in names.items()}, strict=False)
         return {"parameters": "own" if names is None else "given"}
 
     def do_allocate(
@@ -264,9 +267,12 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def _matching(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> dict[str, str] | None:
-    """For each own parameter the given one it takes: by name, else in order among those of its shape. None: no fit."""
-    if own.keys() == given.keys():
-        return {name: name for name in own} if all(own[n].shape == given[n].shape for n in own) else None
+    """For each own parameter the given one it takes: by name, where it may have more, else in order among those of its shape.
+
+    None: no fit.
+    """
+    if own.keys() >= given.keys():
+        return {name: name for name in given} if all(own[n].shape == given[n].shape for n in given) else None
     waiting: dict[torch.Size, list[str]] = {}
     for name, value in given.items():
         waiting.setdefault(value.shape, []).append(name)
@@ -277,20 +283,21 @@ def _matching(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> d
     return None if any(waiting.values()) else names
 
 
-def _outputs(output: Any) -> list[str]:
+def _outputs(output: Any, place: tuple[int, ...] = ()) -> list[str]:
     kind = type(output)
     if kind is torch.Tensor or kind is torch.nn.Parameter:
-        return [_tensor(output)]
+        return [_tensor(output, place)]
     if kind is tuple or kind is list:
-        return [description for item in output for description in _outputs(item)]
+        return [description for i, item in enumerate(output) for description in _outputs(item, (*place, i))]
     return [json.dumps({"type": f"{kind.__module__}.{kind.__qualname__}"[:200]})]
 
 
-def _tensor(value: torch.Tensor) -> str:
+def _tensor(value: torch.Tensor, place: tuple[int, ...] = ()) -> str:
     # Put together by hand, since it is on the clock.
     return (
         f'{{"dtype": "{value.dtype}", "shape": {list(value.shape)}, "strides": {list(value.stride())}, '
-        f'"address": {value.data_ptr()}, "device": "{value.device.type}"}}'
+        f'"address": {value.data_ptr()}, "device": "{value.device.type}", '
+        f'"place": {list(place)}}}'
     )
 
 
