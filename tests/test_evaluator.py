@@ -203,7 +203,7 @@ def test_groups_larger_than_what_runs_at_once(tmp_path: Path, monkeypatch: pytes
     assert not overlaps
 
 
-def test_on_a_cpu_each_group_has_a_baseline_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_group_has_a_baseline_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     baselines: list[int] = []
 
     def watched(baseline: Arm, candidates: dict[int, Arm], bench: Bench) -> dict[int, Outcome]:
@@ -214,6 +214,22 @@ def test_on_a_cpu_each_group_has_a_baseline_of_its_own(tmp_path: Path, monkeypat
     with Evaluator(ONCE, tmp_path) as running:
         running.evaluate([Candidate(TASK, candidate(), repeat) for repeat in range(2 * GROUP["cpu"] + 1)])
     assert len(set(baselines)) == len(baselines) == 3
+
+
+def test_nothing_is_timed_twice_on_the_same_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one process could leave answers for another of its kind, its replicates among them."""
+    seen: list[bytes] = []
+    trial = Bench.trial
+
+    def watched(bench: Bench, index: int) -> Any:
+        inputs = trial(bench, index)
+        seen.append(inputs.packed.numpy().tobytes())
+        return inputs
+
+    monkeypatch.setattr(Bench, "trial", watched)
+    with Evaluator(ONCE, tmp_path) as running:
+        running.evaluate([Candidate(TASK, candidate(), repeat) for repeat in range(GROUP["cpu"] + 1)])
+    assert len(set(seen)) == len(seen) == 2 * ONCE.max_pairs
 
 
 @pytest.fixture

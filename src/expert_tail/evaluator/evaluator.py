@@ -63,8 +63,8 @@ class Evaluator:
         # On a CPU workers are timed on the last core: interrupts prefer the first. Those that drive a GPU run anywhere.
         self.core = max(os.sched_getaffinity(0)) if self.device.type == "cpu" else -1
         self.at_once = settings.paper_threads if settings.protocol == "paper" else 1
-        # On a CPU each group has a baseline of its own, else the bench's will do.
-        self._own_baseline = settings.protocol == "paired" and self.device.type == "cpu"
+        # Each group's baseline is as new as its candidates, unless there is no room for it: then the bench's will do.
+        self._new_baselines = settings.protocol == "paired"
 
     def __enter__(self) -> "Evaluator":
         self._stack = contextlib.ExitStack()
@@ -165,7 +165,7 @@ class Evaluator:
         """
         n = min(self.at_once, len(sources))
         n_ready = min(GROUP[self.device.type], sum(not needs_build(source) for source in sources)) // n
-        n_ready += self._own_baseline
+        n_ready += self._new_baselines
         self._start_servers(n)
 
         def opened(n: int, **how: Any) -> list[Bench]:
@@ -206,7 +206,7 @@ class Evaluator:
         placed = [(source, benches[i % len(benches)]) for i, (_, source) in enumerate(group)]
         makers: list[Callable[[], Arm]] = [partial(bench.loaded, source, "ModelNew") for source, bench in placed]
         protocol = self._published if self.settings.protocol == "paper" else self._paired
-        if self._own_baseline:
+        if self._new_baselines and not benches[0].is_frugal:
             makers.append(benches[0].new_baseline)
         with made_together(makers) as making:
             may_retry = len(group) > 1 or not benches[0].is_frugal
@@ -232,7 +232,7 @@ class Evaluator:
         bench, n = placed[0][1], len(placed)
         left = set(range(n))
         try:
-            for i, outcome in paired(making[:n], making[n] if self._own_baseline else None, bench):
+            for i, outcome in paired(making[:n], making[n] if len(making) > n else None, bench):
                 source = placed[i][0]
                 evaluation = self._evaluation(task, bench, source, replicated(outcome, source, bench))
                 left.remove(i)
