@@ -121,7 +121,7 @@ def test_there_are_enough() -> None:
 def test_verdict(name: str, verdicts: dict[str, Evaluation], evaluator: Evaluator) -> None:
     if missing(verdicts[name].sandbox):
         pytest.skip("this machine has no sandbox; see test_verdict_without_sandbox")
-    if "inline_extension" in name and not shutil.which("c++"):
+    if ("inline_extension" in name or "torch_compile" in name) and not shutil.which("c++"):
         pytest.skip("this machine has no C++ compiler")
     check(CASES[name], verdicts[name], evaluator)
 

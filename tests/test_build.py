@@ -1,13 +1,15 @@
 """Code that is compiled ahead: kept under all that it depends on, each failure once, and found again where it is copied to."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from expert_tail.evaluator.build import Builds, needs_build
-from expert_tail.evaluator.compilers import FOLDER, relocate_triton
+from expert_tail.evaluator.compilers import FOLDER, relocate_triton, remember_programs
 from expert_tail.evaluator.process import WorkerFailure
 
 
@@ -93,3 +95,29 @@ def test_copies_of_tritons_cache_name_their_own_files(tmp_path: Path) -> None:
     group.write_text(json.dumps({"child_paths": {"kernel.cubin": "/made/in/KEY/kernel.cubin"}}))
     relocate_triton(tmp_path / "triton")
     assert json.loads(group.read_text()) == {"child_paths": {"kernel.cubin": str(folder / "kernel.cubin")}}
+
+
+def test_programs_answer_as_they_did_when_the_code_was_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, copied = tmp_path / "made", tmp_path / "copied"
+    made.mkdir()
+    (made / "version").write_text("1")
+    show = [sys.executable, "-c", "import sys; print(open(sys.argv[1]).read())"]
+    for name in ("run", "call"):
+        monkeypatch.setattr(subprocess, name, getattr(subprocess, name))
+    with monkeypatch.context() as while_compiling:
+        for name in ("run", "call"):
+            while_compiling.setattr(subprocess, name, getattr(subprocess, name))
+        remember_programs(made, compiles=True)
+        assert subprocess.check_output([*show, made / "version"]) == b"1\n"
+        assert subprocess.check_call([*show, str(made / "version"), "again"], stdout=subprocess.DEVNULL) == 0
+        assert subprocess.run([sys.executable, "-c", "raise SystemExit(3)"], check=False).returncode == 3
+    made.rename(copied)
+    (copied / "version").unlink()
+    remember_programs(copied, compiles=False)
+    assert subprocess.check_output([*show, str(copied / "version")], text=True) == "1\n"
+    assert subprocess.check_call([*show, copied / "version", "again"]) == 0
+    with pytest.raises(subprocess.CalledProcessError):  # not known: it is started, as far as that is allowed
+        subprocess.check_output([*show, str(copied / "version"), "another"], stderr=subprocess.DEVNULL)
+    assert subprocess.run([sys.executable, "-c", "raise SystemExit(3)"], check=False).returncode == 3

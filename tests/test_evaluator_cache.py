@@ -67,6 +67,17 @@ def test_hit_rate_counts_duplicates_and_what_was_known(tmp_path: Path) -> None:
     assert cache.summary()["hit_rate"] == 0.8
 
 
+def test_compiled_code_is_counted_and_removed(tmp_path: Path) -> None:
+    (tmp_path / "builds" / "ab" / "cd" / "extensions").mkdir(parents=True)
+    (tmp_path / "builds" / "ab" / "cd" / "extensions" / "a.so").write_bytes(bytes(1000))
+    evaluate(tmp_path)
+    found = Cache(tmp_path).summary()
+    assert (found["entries"], found["compiled"], found["compiled_bytes"]) == (1, 1, 1000)
+    found = Cache(tmp_path).summary(prune_compiled=True)
+    assert (found["entries"], found["compiled"], found["compiled_bytes"]) == (1, 0, 0)
+    assert Cache(tmp_path).summary(prune_compiled=True)["compiled"] == 0
+
+
 def test_a_damaged_entry_is_measured_again(tmp_path: Path) -> None:
     with Evaluator(SETTINGS, tmp_path) as running:
         (first,) = running.evaluate([candidate()])

@@ -227,6 +227,9 @@ def _add_cache(commands: Any) -> None:
         help="remove what none of these measured; the column `evaluator` of a table, and `measured_by` here, name them",
     )
     command.add_argument("--prune-status", metavar="STATUS", help="remove entries of one status, for example timeout")
+    command.add_argument(
+        "--prune-compiled", action="store_true", help="remove compiled code; what is needed is made again"
+    )
     command.set_defaults(run=_cache)
 
 
@@ -236,7 +239,7 @@ def _cache(given: argparse.Namespace) -> None:
     cache = Cache(cache_folder())
     print(
         json.dumps(
-            cache.summary(keep=given.keep, prune_status=given.prune_status),
+            cache.summary(keep=given.keep, prune_status=given.prune_status, prune_compiled=given.prune_compiled),
             indent=None if given.json else 1,
         )
     )

@@ -1,4 +1,4 @@
-"""Compiling a candidate ahead of its evaluation: inline C++ and CUDA, Triton kernels.
+"""Compiling a candidate ahead of its evaluation: inline C++ and CUDA, Triton kernels, what torch.compile makes.
 
 Compilers are programs, and a worker may start none. So the candidate is first imported and run once, on inputs drawn for
 nobody, in a worker that may: confined like the others but for that, and writing into its own folder alone. What the
@@ -24,6 +24,7 @@ from expert_tail.evaluator.compilers import FOLDER
 from expert_tail.evaluator.process import Worker, WorkerFailure
 
 MAX_FILES, MAX_BYTES, MAX_DEPTH = 2000, 256 << 20, 16  # of what a candidate's compilers leave
+FORMAT = "2"  # of what is kept, and how it is found again: `compilers.use_folder`
 _COMPILES = re.compile(r"\bload_inline\b|\btriton\b|\btorch\.compile\b")
 
 
@@ -45,7 +46,7 @@ class Builds:
         versions = [str(torch.__version__)]
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions.append(metadata.version("triton"))
-        parts = [source, reference, self.hardware, *versions]
+        parts = [FORMAT, source, reference, self.hardware, *versions]
         return hashlib.sha256(json.dumps(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
     def find(self, key: str) -> Path | None:

@@ -1,7 +1,8 @@
 """The content-addressed cache of evaluations: what was measured once is never measured again.
 
 One small JSON file an evaluation, named by the SHA-256 of everything the result depends on. Files appear whole, by
-rename, so that several writers and a kill at any moment do no harm: the last of two equal measurements stays.
+rename, so that several writers and a kill at any moment do no harm: the last of two equal measurements stays. Beside them
+lies what candidates compiled, see `build`.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.settings import nearest
 
 DEFAULT = Path("artifacts/cache")
+BUILDS = "builds"
 LOOKUPS, LOOKUP = "lookups.txt", re.compile(r"\d+ \d+")
 
 
@@ -74,10 +77,12 @@ class Cache:
     def _path(self, name: str) -> Path:
         return self.folder / name[:2] / f"{name[2:]}.json"
 
-    def summary(self, keep: Sequence[str] = (), prune_status: str | None = None) -> dict[str, Any]:
+    def summary(
+        self, keep: Sequence[str] = (), prune_status: str | None = None, prune_compiled: bool = False
+    ) -> dict[str, Any]:
         """Entries, bytes and what they are of; with a prune option, after removing what it names.
 
-        `keep`: evaluators, as `measured_by` names them; what others measured is removed. Raises `UserError` where one of
+        `prune_compiled`: remove all compiled code, which is made again where it is needed. `keep`: evaluators, as `measured_by` names them; what others measured is removed. Raises `UserError` where one of
         them has measured nothing here.
         """
         found = []
@@ -102,6 +107,8 @@ class Cache:
                 kept_bytes += path.stat().st_size
             statuses[value.status] += 1
             sources[value.evaluator, value.hardware] += 1
+        if prune_compiled:
+            shutil.rmtree(self.folder / BUILDS, ignore_errors=True)
         asked, measured = self._noted()
         return {
             "folder": str(self.folder),
@@ -110,10 +117,18 @@ class Cache:
             "hit_rate": round(1 - measured / asked, 4) if asked else None,
             "entries": sum(statuses.values()),
             "bytes": kept_bytes,
+            "compiled": sum(1 for _ in (self.folder / BUILDS).glob("??/*")),
+            "compiled_bytes": sum(_sizes(self.folder / BUILDS)),
             "removed": removed,
             "statuses": dict(sorted(statuses.items())),
             "measured_by": [{"evaluator": e, "hardware": h, "entries": n} for (e, h), n in sorted(sources.items())],
         }
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            yield path.lstat().st_size if path.is_file() else 0
 
 
 def _read(path: Path) -> Evaluation | None:

@@ -6,12 +6,14 @@ import json
 import os
 import platform
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import torch
 
 FOLDER = "build"  # in a worker's scratch folder
+PROGRAMS = "programs.json"  # in it: what programs that compilers asked have answered
 
 
 def use_folder(folder: Path, compiles: bool) -> None:
@@ -26,12 +28,14 @@ def use_folder(folder: Path, compiles: bool) -> None:
         "TORCH_EXTENSIONS_DIR": str(folder / "extensions"),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",  # a compiler would be asked each time whether they fit
         "TRITON_CACHE_DIR": str(folder / "triton"),
         # Triton asks programs for these each time, also where all is compiled already.
         "TRITON_MOCK_PTX_VERSION": "any",
         **({"TRITON_LIBCUDA_PATH": path} if (path := _libcuda_folder()) else {}),
     }
     platform.architecture = lambda *_, **__: ("64bit", "ELF")  # part of its keys, and found by starting a program
+    remember_programs(folder, compiles)
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         os.environ["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*torch.cuda.get_device_capability())
     from torch.utils import cpp_extension
@@ -51,6 +55,49 @@ def use_folder(folder: Path, compiles: bool) -> None:
         return cpp_extension._import_module_from_library(name, str(target), is_module)
 
     cpp_extension.load_inline = load_inline
+
+
+def remember_programs(folder: Path, compiles: bool) -> None:
+    """Have programs answer as they did when the code was compiled: torch.compile asks its compilers for their versions.
+
+    What stands for `folder` in their arguments may lie elsewhere by now.
+    """
+    notes = folder / PROGRAMS
+    known: dict[str, Any] = {}
+    if not compiles:
+        with contextlib.suppress(OSError, ValueError):
+            known = json.loads(notes.read_text())
+    run, call = subprocess.run, subprocess.call
+
+    def key(arguments: Any) -> str:
+        words = arguments if isinstance(arguments, str) else [str(word) for word in arguments]
+        return json.dumps(words).replace(str(folder), "")
+
+    def answered(arguments: Any, *args: Any, **options: Any) -> Any:
+        if (noted := known.get(key(arguments))) is not None:
+            as_text = any(options.get(name) for name in ("text", "universal_newlines", "encoding", "errors"))
+            output, error = noted if as_text else [text.encode("utf-8", "surrogateescape") for text in noted]
+            return subprocess.CompletedProcess(arguments, 0, output, error)
+        done = run(arguments, *args, **options)
+        if compiles and done.returncode == 0:
+            known[key(arguments)] = [_text(done.stdout), _text(done.stderr)]
+            notes.write_text(json.dumps(known))
+        return done
+
+    def called(arguments: Any, *args: Any, **options: Any) -> int:
+        if key(arguments) in known:
+            return 0
+        code = call(arguments, *args, **options)
+        if compiles and code == 0:
+            known[key(arguments)] = ["", ""]
+            notes.write_text(json.dumps(known))
+        return code
+
+    subprocess.run, subprocess.call = answered, called  # type: ignore[assignment]
+
+
+def _text(output: bytes | str | None) -> str:
+    return output.decode("utf-8", "surrogateescape") if isinstance(output, bytes) else output or ""
 
 
 def relocate_triton(cache: Path) -> None:

@@ -20,7 +20,7 @@ from expert_tail.errors import UserError
 from expert_tail.evaluator.arm import Arm, made_together
 from expert_tail.evaluator.bench import Bench
 from expert_tail.evaluator.build import Builds, needs_build
-from expert_tail.evaluator.cache import Cache, cache_folder, key
+from expert_tail.evaluator.cache import BUILDS, Cache, cache_folder, key
 from expert_tail.evaluator.ceilings import ceilings_of
 from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.hardware import choose_device, hardware
@@ -59,7 +59,7 @@ class Evaluator:
             f"{code_digest('evaluator', without=['tasks'])} {settings.of_verdicts()}".encode()
         ).hexdigest()[:16]
         self.cache = Cache(cache or cache_folder())
-        self._builds = Builds(self.cache.folder / "builds", self.hardware)
+        self._builds = Builds(self.cache.folder / BUILDS, self.hardware)
         # On a CPU workers are timed on the last core: interrupts prefer the first. Those that drive a GPU run anywhere.
         self.core = max(os.sched_getaffinity(0)) if self.device.type == "cpu" else -1
         self.at_once = settings.paper_threads if settings.protocol == "paper" else 1
