@@ -131,6 +131,7 @@ class Bench:
             path.write_text(source, errors="replace")
             shutil.copyfile(self.blob, blob)  # a copy: some may write into their folder
             if built is not None:
+                worker.first_run_s = self.settings.build_timeout_s
                 shutil.copytree(built, worker.scratch / FOLDER)
                 (worker.scratch / FOLDER / "tmp").mkdir()
             worker.call({"do": "load", "path": str(path)}, "loaded", timeout_s)
@@ -187,7 +188,8 @@ class Bench:
     def ask(self, arm: Arm, question: Question, before: Ran | None) -> Ran | None:
         """Its run, for the next question's `before`. Raises `WorkerFailure` unless the answer is right."""
         kind = RUN_KEEPING if question.is_small else RUN
-        ran = arm.run(question.inputs, self.settings.timeout_s, kind, self.outputs)
+        timeout_s, arm.worker.first_run_s = max(arm.worker.first_run_s, self.settings.timeout_s), 0.0
+        ran = arm.run(question.inputs, timeout_s, kind, self.outputs)
         try:
             check(ran.outputs, question.expected)
         except WorkerFailure as failure:

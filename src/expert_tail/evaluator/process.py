@@ -151,6 +151,9 @@ class Worker:
         self._server, self.pid, self._channel, self.scratch, self._output = server, pid, channel, scratch, output
         self._spins = limits.core not in os.sched_getaffinity(0)
         self._on_device = limits.device != "cpu"
+        self.first_run_s = (
+            0.0  # how long its first run may take, if longer than others: what was compiled is loaded then
+        )
         self.own_parameters = False  # whether its model's parameters fit the reference's in no way
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)

@@ -26,7 +26,7 @@ def draw(repeats: pl.DataFrame, table: pl.DataFrame) -> Figure:
         axes = figure.subplots(1, len(protocols), squeeze=False, sharey=True)[0]
         for axis, protocol in zip(axes, protocols, strict=True):
             _panel(axis, repeats.filter(pl.col("protocol") == protocol), tasks["task_id"].to_list())
-            _rates(axis, table.filter(pl.col("protocol") == protocol))
+            _rates(axis, table.filter(pl.col("protocol") == protocol), tasks["task_id"].to_list())
             speedups_along_x(axis, low, high, gap=0.2)
             axis.set_xlabel("speedup over itself, log scale", fontsize=8)
         labels = [_label(row) for row in tasks.iter_rows(named=True)]
@@ -69,7 +69,7 @@ def _dot(colour: str, size: float, alpha: float, zorder: float) -> dict[str, Any
 _STYLES = (_dot(GREY, 2.6, 0.4, 2), _dot(BLUE, 2.6, 0.6, 3), _dot(VERMILLION, 3.8, 1.0, 4))
 
 
-def _rates(axis: Axes, table: pl.DataFrame) -> None:
+def _rates(axis: Axes, table: pl.DataFrame, task_ids: list[int]) -> None:
     """What the protocol's panel found, above it, and the rates of each task in columns right of it."""
     total = table.filter(pl.col("task_id").is_null()).row(0, named=True)
     axis.set_title(total["protocol"], loc="left", pad=33)
@@ -78,10 +78,10 @@ def _rates(axis: Axes, table: pl.DataFrame) -> None:
     columns = [("fast_1", "fast_1", BLUE, 28), ("fast_1_confident", "confident", VERMILLION, 66)]
     for column, header, colour, offset in columns[: 1 if total["fast_1_confident"] is None else 2]:
         _value(axis, header, -1, colour, offset)
-        for y, row in enumerate(table.iter_rows(named=True)):
-            _value(
-                axis, _percent(row[column]), y, colour, offset, weight="bold" if row["task_id"] is None else "normal"
-            )
+        for row in table.iter_rows(named=True):
+            is_all = row["task_id"] is None
+            y = len(task_ids) if is_all else task_ids.index(row["task_id"])
+            _value(axis, _percent(row[column]), y, colour, offset, weight="bold" if is_all else "normal")
 
 
 def _finding(total: dict[str, Any]) -> str:
