@@ -46,6 +46,9 @@ calls = {
     "preadv2 NOWAIT": lambda: libc.preadv2(opened, iovec, 1, 0, 8),
     "MADV_HUGEPAGE": lambda: libc.madvise(page, 4096, 14),
     "PR_SET_MEMORY_MERGE": lambda: libc.prctl(67, 1, 0, 0, 0),
+    "timerfd_create": lambda: libc.timerfd_create(1, 0),
+    "fallocate KEEP_SIZE": lambda: libc.fallocate(1, 1, ctypes.c_long(0), ctypes.c_long(4096)),
+    "FS_IOC_SETFLAGS": lambda: libc.ioctl(opened, 0x40086602, zeros),
     "FIOASYNC": lambda: libc.ioctl(0, 0x5452, zeros),
 }
 for name, call in calls.items():

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from expert_tail.evaluator.arm import Arm, Ran, close_all
-from expert_tail.evaluator.build import Builds, needs_build
+from expert_tail.evaluator.build import MAX_BYTES, Builds, needs_build
 from expert_tail.evaluator.cases import Case, Output, Question, check, stacked
 from expert_tail.evaluator.compilers import FOLDER
 from expert_tail.evaluator.correctness import VARIATIONS, Expected, Variation, expect, vary
@@ -125,13 +125,14 @@ class Bench:
             arm = self._ready.pop() if built is None else self._arm(writable=True)
         except IndexError:
             arm = self._arm()
-        worker, timeout_s = arm.worker, self.settings.timeout_s
+        # Loading what was compiled takes part of what compiling it took: torch.compile reads its own modules first.
+        worker, timeout_s = arm.worker, self.settings.timeout_s if built is None else self.settings.build_timeout_s
         try:
             path, blob = worker.scratch / "candidate.py", worker.scratch / "parameters.pickle"
             path.write_text(source, errors="replace")
             shutil.copyfile(self.blob, blob)  # a copy: some may write into their folder
             if built is not None:
-                worker.first_run_s = self.settings.build_timeout_s
+                worker.first_run_s = timeout_s
                 shutil.copytree(built, worker.scratch / FOLDER)
                 (worker.scratch / FOLDER / "tmp").mkdir()
             worker.call({"do": "load", "path": str(path)}, "loaded", timeout_s)
@@ -348,7 +349,7 @@ class Bench:
         trusted_more = is_reference or compiles
         limits = Limits(
             memory_bytes=int(gib * 2**30 * (REFERENCE_MEMORY if trusted_more else 1)),
-            file_bytes=2**32 if trusted_more else int(self.settings.output_mib * 2**20),
+            file_bytes=2**32 if is_reference else MAX_BYTES if compiles else int(self.settings.output_mib * 2**20),
             core=-1 if compiles else self._core,
             writable=trusted_more or writable,
             sandbox=self.settings.sandbox != "off",

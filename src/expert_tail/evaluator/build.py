@@ -23,7 +23,7 @@ import torch
 from expert_tail.evaluator.compilers import FOLDER
 from expert_tail.evaluator.process import Worker, WorkerFailure
 
-MAX_FILES, MAX_BYTES, MAX_DEPTH = 2000, 256 << 20, 16  # of what a candidate's compilers leave
+MAX_FILES, MAX_BYTES, MAX_DEPTH, MAX_PATH = 2000, 256 << 20, 16, 1000  # of what a candidate's compilers leave
 FORMAT = "2"  # of what is kept, and how it is found again: `compilers.use_folder`
 _COMPILES = re.compile(r"\bload_inline\b|\btriton\b|\btorch\.compile\b")
 
@@ -91,6 +91,10 @@ def _copy(source: Path, target: Path) -> None:
         return
     for folder, subfolders, names, at in os.fwalk(source, follow_symlinks=False):
         below = Path(folder).relative_to(source)
+        if len(str(below)) > MAX_PATH:
+            raise WorkerFailure(
+                "compile_error", f"it leaves paths of more than {MAX_PATH} characters where it compiles"
+            )
         (target / below).mkdir(exist_ok=True)
         subfolders[:] = [name for name in subfolders if name != "tmp"] if len(below.parts) < MAX_DEPTH else []
         count += len(subfolders)

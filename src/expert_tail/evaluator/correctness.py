@@ -105,7 +105,7 @@ def _rescaled(values: Tensor, rng: Generator) -> None:
 
 
 def _outliers(values: Tensor, rng: Generator) -> None:
-    """Scaled, with a few large values of either sign, one of them beyond what exp can take in float32."""
+    """Scaled, with a few large values of either sign, among them one above and one below what exp can take in float32."""
     flat = values.mul_(_uniform(-1.5, 1.5, (), values, rng).exp()).view(-1)
     every = min(512, flat.numel())
     n_large = flat.numel() // every
@@ -113,7 +113,9 @@ def _outliers(values: Tensor, rng: Generator) -> None:
     where = torch.arange(n_large, device=values.device) * every
     where += torch.randint(every, (n_large,), generator=rng, device=values.device)
     flat[where] *= _uniform(-30.0, 30.0, (n_large,), values, rng)
-    flat[where[:1]] = _uniform(100.0, 130.0, (1,), values, rng)
+    first = torch.randint(n_large, (1,), generator=rng, device=values.device)
+    for i, sign in enumerate((1.0, -1.0)[:n_large]):
+        flat[where[(first + i) % n_large]] = sign * _uniform(100.0, 130.0, (1,), values, rng)
 
 
 def _shifted(values: Tensor, rng: Generator) -> None:

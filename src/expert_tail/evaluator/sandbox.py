@@ -25,6 +25,7 @@ from expert_tail.evaluator import landlock, seccomp
 
 MIN_LAYERS = ("landlock", "seccomp")  # what `evaluator.sandbox: required` insists on
 _OPEN_FILES = 256
+_PROCESSES = 2000  # and threads, of all workers of a fork server together; the kernel does not hold root to it
 _NEWUSER, _NEWIPC, _NEWNET = 0x10000000, 0x08000000, 0x40000000
 _SET_DUMPABLE, _SET_NO_NEW_PRIVS = 4, 38  # options of prctl
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -91,6 +92,11 @@ def confine(own: str, limits: Limits) -> None:
         seccomp.install(seccomp.program(os.getpid(), limits.compiles))
 
 
+def _has_own_user_namespace() -> bool:
+    """Whether this process is in one that `enter_namespaces` made, where it is counted apart from all else of its user."""
+    return Path("/proc/self/uid_map").read_text().split()[2:] == ["1"]
+
+
 def _limit(limits: Limits) -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE
     for kind, most in (
@@ -98,6 +104,7 @@ def _limit(limits: Limits) -> None:
         (resource.RLIMIT_FSIZE, limits.file_bytes),
         (resource.RLIMIT_NOFILE, _OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
+        *([(resource.RLIMIT_NPROC, _PROCESSES)] if _has_own_user_namespace() else []),
     ):
         _, hard = resource.getrlimit(kind)
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)

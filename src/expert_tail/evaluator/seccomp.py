@@ -18,7 +18,13 @@ _DENIED = {
     **{"pidfd_open": (434, 434), "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424), "tkill": (200, 130)},
     **{"process_madvise": (440, 440), "process_mrelease": (448, 448)},
     # signals to oneself while frozen; memory that others fill; work that the kernel does meanwhile
-    **{"timer_create": (222, 107), "mq_open": (240, 180), "mq_notify": (244, 184), "userfaultfd": (323, 282)},
+    **{
+        "timer_create": (222, 107),
+        "timerfd_create": (283, 85),
+        "mq_open": (240, 180),
+        "mq_notify": (244, 184),
+        "userfaultfd": (323, 282),
+    },
     **{"io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427)},
     **{"io_setup": (206, 0), "io_submit": (209, 2), "memfd_secret": (447, 447)},
     # network and System V IPC
@@ -27,9 +33,9 @@ _DENIED = {
     # share of the processor
     **{"sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119), "sched_setparam": (142, 118)},
     **{"sched_setattr": (314, 274), "setpriority": (141, 140), "ioprio_set": (251, 30)},
-    # the page cache, which outlives a process: what is in it, and what is to be
+    # the page cache, which outlives a process: what is in it, and what is to be; space on disk beyond a file's size
     **{"mincore": (27, 232), "fadvise64": (221, 223), "preadv2": (327, 286), "readahead": (187, 213)},
-    **{"cachestat": (451, 451)},
+    **{"cachestat": (451, 451), "fallocate": (285, 47)},
     # permissions, owners and times of files, which Landlock does not cover
     **{"chmod": (90, -1), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, -1)},
     **{"fchown": (93, 55), "lchown": (94, -1), "fchownat": (260, 54), "utime": (132, -1), "utimes": (235, -1)},
@@ -48,12 +54,15 @@ _DENIED = {
     **{"iopl": (172, -1), "ioperm": (173, -1), "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265)},
     **{"vhangup": (153, 58), "fanotify_init": (300, 262), "fanotify_mark": (301, 263)},
 }
-# What a worker that runs compilers may: start programs, and set modes and times of files that it may write.
-_COMPILERS_NEED = {"fork", "vfork", "execve", "execveat", "chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes"}
-_COMPILERS_NEED |= {"utimensat", "futimesat", "sched_setaffinity", "setpriority"}
-# Without effect for such a worker, and without error, since ninja calls it: whatever it starts stays in its group, to which
-# one signal goes at once. Who forks faster than others kill would escape otherwise.
-_IGNORED = {"setsid": (112, 157), "setpgid": (109, 154)}
+_COMPILERS_NEED = {"fork", "vfork", "execve", "execveat", "fallocate"}  # what a worker that runs compilers may
+# Without effect for such a worker, and without error, since compilers and ninja call them. None knows where a file lies or
+# whose a process is. And whatever it starts stays in its group, to which one signal goes at once: who forks faster than
+# others kill would escape otherwise.
+_IGNORED = {
+    **{"setsid": (112, 157), "setpgid": (109, 154)},
+    **{name: _DENIED[name] for name in ("chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes", "futimesat")},
+    **{name: _DENIED[name] for name in ("utimensat", "sched_setaffinity", "setpriority")},
+}
 _NEWER = 463  # first call that this list does not know; x32 calls lie above it too
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _CLONE_THREAD = 0x10000
@@ -68,8 +77,13 @@ _DENIED_VALUES = (
     ((28, 233), 2, (12, 14, 25)),
     # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY: signals when something happens to a descriptor
     ((72, 25), 1, (8, 10, 15, 1024, 1026)),
-    # FIOASYNC, FIOSETOWN, SIOCSPGRP likewise; TIOCSTI types into a terminal
-    ((16, 29), 1, (0x5452, 0x8901, 0x8902, 0x5412)),
+    # FIOASYNC, FIOSETOWN, SIOCSPGRP likewise; TIOCSTI types into a terminal; FS_IOC_SETFLAGS, _SETVERSION, _FSSETXATTR,
+    # _ENABLE_VERITY and _SET_ENCRYPTION_POLICY change files that are open for reading
+    (
+        (16, 29),
+        1,
+        (0x5452, 0x8901, 0x8902, 0x5412, 0x40086602, 0x40087602, 0x401C5820, 0x40806685, 0x800C6613),
+    ),
 )
 
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of the tables, AUDIT_ARCH
@@ -100,7 +114,7 @@ def program(pid: int, compiles: bool = False) -> bytes:
         *_if(_EQUAL, _CLONE3[column], [_instruction(_RETURN, _ERRNO | errno.ENOSYS)]),
     ]
     for name, numbers in _DENIED.items():
-        if numbers[column] >= 0 and not (compiles and name in _COMPILERS_NEED):
+        if numbers[column] >= 0 and not (compiles and name in _COMPILERS_NEED | _IGNORED.keys()):
             code += _if(_EQUAL, numbers[column], [_instruction(_RETURN, _DENY)])
     if compiles:
         for numbers in _IGNORED.values():
