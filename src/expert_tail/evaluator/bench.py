@@ -248,6 +248,12 @@ class Bench:
         calls = range(self._first(index), self._first(index) + self.layout.n_calls)
         return self._from(baseline, [self.cases[self._place(call)].errors for call in calls])
 
+    def is_void(self, index: int, expected: list[Output]) -> bool:
+        """Whether the baseline overflowed in a timed trial, where another order of the same operations may not."""
+        calls = [self.cases[self._place(self._first(index) + n)] for n in range(self.layout.n_calls)]
+        finite_N = torch.tensor([case.is_finite for case in calls], device=self.device)
+        return any(bool((finite_N & ~_are_finite(e.computed.rows(len(calls)))).any()) for e in expected)
+
     def _first(self, trial: int) -> int:
         return self.settings.correctness_trials + trial * self.layout.n_calls
 
@@ -373,14 +379,14 @@ class Bench:
             if index == 0 or failure.status != "runtime_error":
                 raise
             return None  # the task does not allow this variation, for example class indices that were floats
-        if index > 0 and not all(
-            bool(x.isfinite().all()) for e in expected for x in (e.exact.values_NS, e.computed.data)
-        ):
+        values = [x for e in expected for x in (e.exact.values_NS, e.computed.rows(1))]
+        is_finite = all(bool(_are_finite(values_NS).all()) for values_NS in values)
+        if index > 0 and not is_finite:
             return None  # where float32 overflows, another order of the same operations may not
         errors = [float(e.exact.errors_N) for e in expected]
         n_bytes = sum(e.computed.n_bytes + e.exact.values_NS.nbytes for e in expected)
         self._trim_reference(single)
-        return Case(index, errors, expected if n_bytes <= LARGE_BYTES else None)
+        return Case(index, errors, is_finite, expected if n_bytes <= LARGE_BYTES else None)
 
     def _expected(self, inputs: Inputs, single: list[Tensor]) -> list[Output]:
         double = single
@@ -396,6 +402,14 @@ class Bench:
 
     def _call(self, command: dict[str, Any], expect_key: str) -> Any:
         return self._reference.worker.call(command, expect_key, self.settings.timeout_s)
+
+
+def _are_finite(values_NS: torch.Tensor) -> torch.Tensor:
+    """For each row whether all of it is finite; makes no other tensor of this size."""
+    if not values_NS.is_floating_point() or not values_NS.numel():
+        return torch.ones(len(values_NS), dtype=torch.bool, device=values_NS.device)
+    low_N, high_N = torch.aminmax(values_NS) if len(values_NS) == 1 else torch.aminmax(values_NS, dim=1)
+    return (low_N.isfinite() & high_N.isfinite()).reshape(len(values_NS))
 
 
 def _flat(x: torch.Tensor) -> Any:

@@ -6,6 +6,7 @@ compilers leave there is stored under all that it depends on, and each worker of
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -24,6 +25,13 @@ from expert_tail.evaluator.compilers import FOLDER
 from expert_tail.evaluator.process import Worker, WorkerFailure
 
 MAX_FILES, MAX_BYTES, MAX_DEPTH, MAX_PATH = 2000, 256 << 20, 16, 1000  # of what a candidate's compilers leave
+_THEIRS = {
+    errno.EACCES,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+}  # errors that a candidate can cause
 FORMAT = "2"  # of what is kept, and how it is found again: `compilers.use_folder`
 _COMPILES = re.compile(r"\bload_inline\b|\btriton\b|\btorch\.compile\b")
 
@@ -73,7 +81,14 @@ class Builds:
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
         try:
-            _copy(built, unfinished)
+            try:
+                _copy(built, unfinished)
+            except OSError as error:
+                if error.errno not in _THEIRS:
+                    raise
+                raise WorkerFailure(
+                    "compile_error", f"what it leaves where it compiles cannot be read: {error}"
+                ) from None
             with contextlib.suppress(OSError):  # another process was quicker
                 os.rename(unfinished, target)
         finally:

@@ -25,6 +25,7 @@ class Case:
 
     index: int  # of the inputs
     errors: list[float]  # the reference's own, for each output
+    is_finite: bool  # whether all that it computes is: then other inputs of this kind on which it is not tell nothing
     expected: list[Output] | None  # None: too large to be kept; the baseline runs beside the candidate instead
 
 

@@ -22,7 +22,7 @@ from expert_tail.evaluator import sandbox
 from expert_tail.evaluator.worker import MAX_MESSAGE, become_worker
 
 PR_SET_CHILD_SUBREAPER = 36
-ORPHANS_S = 5.0
+ORPHANS_S, FORK_S = 5.0, 5.0
 
 
 def serve(server: socket.socket) -> None:
@@ -42,7 +42,7 @@ def serve(server: socket.socket) -> None:
                     if not message:
                         return
                     request = json.loads(message)
-                    pid = os.fork()
+                    pid = _fork()
                     if pid == 0:
                         selector.close()
                         channel = socket.socket(fileno=descriptors[0])
@@ -63,6 +63,18 @@ def serve(server: socket.socket) -> None:
                     _end_orphans(set(children.values()))
                     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then the next message is its end
                         server.send(json.dumps({"exited": pid, "status": status}).encode())
+
+
+def _fork() -> int:
+    """Fork; for a while again where there are too many processes, since a candidate's threads end soon."""
+    deadline = time.monotonic() + FORK_S
+    while True:
+        try:
+            return os.fork()
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _end_orphans(workers: set[int]) -> None:

@@ -315,7 +315,8 @@ class Worker:
         try:
             for task in os.listdir(f"/proc/{self.pid}/task"):
                 folder = f"/proc/{self.pid}/task/{task}"
-                state = Path(f"{folder}/stat").read_text().rpartition(")")[2].split()[0]
+                # In bytes: the name before the bracket is the candidate's, and may be no text.
+                state = chr(Path(f"{folder}/stat").read_bytes().rpartition(b")")[2].split()[0][0])
                 # A task counts as stopped a little before it leaves its processor; this file knows better.
                 if state not in "tTZX" or (state in "tT" and Path(f"{folder}/syscall").read_text() == "running\n"):
                     return False

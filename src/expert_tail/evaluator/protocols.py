@@ -19,6 +19,7 @@ from expert_tail.evaluator.timing import Speedup, agreed, paired_speedup
 Outcome = Speedup | WorkerFailure
 FAILURES = (WorkerFailure, torch.OutOfMemoryError)
 PATIENCE_S = 5.0  # how long candidates that are right wait for others to be proven, some of which may never answer
+MAX_VOID = 3  # times as many trials as pairs are asked for, since some may be void
 WARM_UP_S = 0.1  # how long the baseline runs untimed
 
 
@@ -84,7 +85,8 @@ def _proven(
                 before[i] = bench.ask(right[i], question, before.get(i))
             except FAILURES as error:
                 failed[i] = as_failure(error)
-                right.pop(i, None)
+                if (arm := right.pop(i, None)) and bench.device.type == "cpu":
+                    arm.worker.kill()  # with all that it holds; on a GPU that would disturb those that are left
         del question  # of large tensors, before the next are made
         is_first = False
 
@@ -109,17 +111,22 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
             break
     spent_s = 0.0  # by each: two runs' share of every round
     # Of what others were timed on a process may have left answers somewhere, even for its own replicates.
-    first = bench.new_trials(settings.max_pairs)
-    for number in range(1, settings.max_pairs + 1):
+    n_trials = MAX_VOID * settings.max_pairs
+    first = bench.new_trials(n_trials)
+    for trial in range(first + 1, first + 1 + n_trials):
         if not active:
             break
         start = time.monotonic()
-        trial = first + number
         ran, failed = _round(baseline, active, bench.trial(trial), bench)
         outcomes.update(failed)
-        expected = bench.expected(trial, ran[None])
-        baseline_s.append(bench.seconds(ran[None]))
         spent_s += (time.monotonic() - start) * 2 / (1 + len(active))
+        expected = bench.expected(trial, ran[None])
+        if bench.is_void(trial, expected) and trial < first + n_trials:
+            del ran, expected
+            active = {key: arm for key, arm in active.items() if key not in outcomes}
+            continue
+        baseline_s.append(bench.seconds(ran[None]))
+        number = len(baseline_s)
         for key in active.keys() - outcomes.keys():
             try:
                 check(ran[key].outputs, expected)
@@ -127,9 +134,10 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
                 outcomes[key] = as_failure(error)
                 continue
             seconds[key].append(bench.seconds(ran[key]))
-            if number >= settings.min_pairs:
+            is_end = number == settings.max_pairs or trial == first + n_trials
+            if number >= settings.min_pairs or is_end:
                 speedup = paired_speedup(baseline_s, seconds[key])
-                is_last = number == settings.max_pairs or spent_s > settings.timing_budget_s
+                is_last = is_end or spent_s > settings.timing_budget_s
                 if is_last or speedup.is_tight(settings.precision):
                     outcomes[key] = speedup
         del ran, expected  # of large outputs, before the next are made

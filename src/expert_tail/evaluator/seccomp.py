@@ -71,8 +71,8 @@ _PRLIMIT = (302, 261)
 # Call: (number, which argument, its values that are denied).
 _DENIED_VALUES = (
     # PR_SET_PDEATHSIG, _DUMPABLE, _MM, _CHILD_SUBREAPER, _PTRACER: whether the parent can read it, and when it dies;
-    # PR_SET_MEMORY_MERGE: pages shared with others that hold the same
-    ((157, 167), 0, (1, 4, 35, 36, 0x59616D61, 67)),
+    # PR_SET_MEMORY_MERGE: pages shared with others that hold the same; PR_SCHED_CORE: nobody else on the same core
+    ((157, 167), 0, (1, 4, 35, 36, 0x59616D61, 67, 62)),
     # MADV_MERGEABLE likewise; MADV_HUGEPAGE, _COLLAPSE: larger pages than the baseline's, by which the same code is faster
     ((28, 233), 2, (12, 14, 25)),
     # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY: signals when something happens to a descriptor

@@ -22,7 +22,7 @@ import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -101,7 +101,7 @@ class _Worker:
                     arguments = [x.view(x.shape) if isinstance(x, torch.Tensor) else x for x in inputs]
                     if kind == RUN_DOUBLE:
                         arguments = [_double(x) for x in arguments]
-                    outputs.append(model(*arguments))
+                    outputs.append(_settled(model(*arguments)))
             self.outputs = outputs
         if self.device.type == "cuda":
             _synchronize()
@@ -147,12 +147,14 @@ class _Worker:
         if not callable(cls := getattr(self.module, name, None)):
             return {"failed": "compile_error", "error": f"the module defines no class {name}"}
         with open(blob, "rb") as file:
-            init_inputs, state = pickle.load(file)
+            init_inputs, state, parameters = pickle.load(file)
         torch.manual_seed(seed)
         self.model = cls(*init_inputs).to(self.device)
-        names = _matching(self.model.state_dict(), state)
+        own = self.model.state_dict()
+        names = _matching(own, {name for name, _ in self.model.named_parameters()}, state, set(parameters))
         if names is not None:
-            self.model.load_state_dict({own: state[name] for own, name in names.items()}, strict=False)
+            given = {name: state[other].reshape(own[name].shape) for name, other in names.items()}
+            self.model.load_state_dict(given, strict=False)
         return {"parameters": "own" if names is None else "given"}
 
     def do_allocate(
@@ -223,7 +225,8 @@ class _Worker:
                         value.add_(0.1 * (torch.rand_like(value) - 0.5) * value.abs().mean().clamp_min(0.1))
         self.double = copy.deepcopy(self.model).double()
         buffer = io.BytesIO()
-        pickle.dump((init_inputs, {name: value.cpu() for name, value in self.model.state_dict().items()}), buffer)
+        state = {name: value.cpu() for name, value in self.model.state_dict().items()}
+        pickle.dump((init_inputs, state, [name for name, _ in self.model.named_parameters()]), buffer)
         with open(blob, "wb") as file:
             file.write(buffer.getvalue())
         return {"done": True}
@@ -258,6 +261,13 @@ def _double(value: Any) -> Any:
     return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
+def _settled(output: Any) -> Any:
+    """The output, with negations that torch has only noted carried out: in memory its sign would be wrong."""
+    if type(output) is torch.Tensor:
+        return output.resolve_neg() if output.is_neg() else output
+    return type(output)(map(_settled, output)) if type(output) in (tuple, list) else output
+
+
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
     if type(value) is torch.Tensor or type(value) is torch.nn.Parameter:
         yield value
@@ -266,21 +276,33 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(item)
 
 
-def _matching(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> dict[str, str] | None:
-    """For each own parameter the given one it takes: by name, where it may have more, else in order among those of its shape.
+def _matching(
+    own: dict[str, torch.Tensor], own_parameters: set[str], given: dict[str, torch.Tensor], parameters: set[str]
+) -> dict[str, str] | None:
+    """For each own tensor of a state the given one it takes, which may have axes of length one more or less.
 
-    None: no fit.
+    Parameters take parameters and buffers buffers, by name, else in order among those of their shape; then what is left
+    of the parameters takes anything. A candidate may have more, and need not have the buffers. None: a parameter is left.
     """
-    if own.keys() >= given.keys():
-        return {name: name for name in given} if all(own[n].shape == given[n].shape for n in given) else None
-    waiting: dict[torch.Size, list[str]] = {}
-    for name, value in given.items():
-        waiting.setdefault(value.shape, []).append(name)
-    try:
-        names = {name: waiting[value.shape].pop(0) for name, value in own.items()}
-    except (KeyError, IndexError):
-        return None
-    return None if any(waiting.values()) else names
+    found: dict[str, str] = {}
+
+    def pair(names: Iterable[str], others: Iterable[str], by_name: bool) -> None:
+        taken = set(found.values())
+        waiting: dict[Any, list[str]] = {}
+        for other in others:
+            if other not in taken:
+                waiting.setdefault((other if by_name else None, given[other].squeeze().shape), []).append(other)
+        for name in names:
+            fits = waiting.get((name if by_name else None, own[name].squeeze().shape))
+            if name not in found and fits:
+                found[name] = fits.pop(0)
+
+    own_buffers, buffers = own.keys() - own_parameters, given.keys() - parameters
+    for by_name in (True, False):
+        pair([n for n in own if n in own_parameters], [n for n in given if n in parameters], by_name)
+        pair([n for n in own if n in own_buffers], [n for n in given if n in buffers], by_name)
+    pair(own, [n for n in given if n in parameters], by_name=False)
+    return found if parameters <= set(found.values()) else None
 
 
 def _outputs(output: Any, place: tuple[int, ...] = ()) -> list[str]:
