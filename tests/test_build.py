@@ -19,6 +19,9 @@ class Started:
     def __init__(self, scratch: Path) -> None:
         self.scratch, self.closed = scratch, False
 
+    def kill(self) -> None:
+        pass
+
     def close(self) -> None:
         self.closed = True
 
@@ -121,3 +124,14 @@ def test_programs_answer_as_they_did_when_the_code_was_compiled(
     with pytest.raises(subprocess.CalledProcessError):  # not known: it is started, as far as that is allowed
         subprocess.check_output([*show, str(copied / "version"), "another"], stderr=subprocess.DEVNULL)
     assert subprocess.run([sys.executable, "-c", "raise SystemExit(3)"], check=False).returncode == 3
+
+
+def test_two_extensions_are_both_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are built by the same words, in other folders: while compiling nothing may be answered from memory."""
+    for name in ("run", "call"):
+        monkeypatch.setattr(subprocess, name, getattr(subprocess, name))
+    remember_programs(tmp_path, compiles=True)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        subprocess.run(args=["touch", "made"], cwd=tmp_path / folder, check=True)
+        assert (tmp_path / folder / "made").exists()

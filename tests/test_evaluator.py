@@ -232,6 +232,32 @@ def test_nothing_is_timed_twice_on_the_same_inputs(tmp_path: Path, monkeypatch: 
     assert len(set(seen)) == len(seen) == 2 * ONCE.max_pairs
 
 
+def test_trials_in_which_the_reference_overflows_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def every_other(bench: Bench, index: int, expected: Any) -> bool:
+        asked.append(index)
+        return len(asked) % 2 == 1
+
+    monkeypatch.setattr(Bench, "is_void", every_other)
+    with Evaluator(ONCE, tmp_path) as running:
+        (found,) = running.evaluate([Candidate(TASK, candidate())])
+    assert (found.status, found.trials) == ("correct", ONCE.max_pairs)
+    assert len(asked) == 2 * ONCE.max_pairs
+
+
+def test_a_reference_that_always_overflows_where_it_is_timed_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bench, "is_void", lambda *_: True)
+    with Evaluator(ONCE, tmp_path) as running:
+        found = running.evaluate([Candidate(TASK, candidate()), Candidate(TASK, candidate("return x"))])
+    assert [one.reason for one in found] == ["reference_failed", "wrong_values"]
+    assert "overflows" in found[0].error
+
+
 @pytest.fixture
 def threads_for_all_cores() -> Iterator[int]:
     before, n = torch.get_num_threads(), len(os.sched_getaffinity(0))

@@ -228,7 +228,9 @@ def _add_cache(commands: Any) -> None:
     )
     command.add_argument("--prune-status", metavar="STATUS", help="remove entries of one status, for example timeout")
     command.add_argument(
-        "--prune-compiled", action="store_true", help="remove compiled code; what is needed is made again"
+        "--prune-compiled",
+        action="store_true",
+        help="remove compiled code, while nothing is evaluated; what is needed is made again",
     )
     command.set_defaults(run=_cache)
 

@@ -25,7 +25,7 @@ from expert_tail.evaluator.memory import DeviceBuffer, DeviceMemory, HostMemory
 from expert_tail.evaluator.process import ForkServer, Worker, WorkerFailure
 from expert_tail.evaluator.sandbox import Limits
 from expert_tail.evaluator.settings import EvaluatorSettings
-from expert_tail.evaluator.tensors import Tensor, read_tensor
+from expert_tail.evaluator.tensors import Tensor, are_finite, flat_array, read_tensor
 from expert_tail.evaluator.worker import RUN, RUN_DOUBLE, RUN_KEEPING
 from expert_tail.tasks import Task
 
@@ -215,7 +215,7 @@ class Bench:
             if case.expected is not None:
                 inputs = [x.data for x in self._draw(case.index) if isinstance(x, Tensor)]
                 outputs = [output.computed.data for output in case.expected]
-                found.append(tuple([_flat(x) for x in tensors] for tensors in (outputs, inputs)))
+                found.append(tuple([flat_array(x) for x in tensors] for tensors in (outputs, inputs)))
         return found  # type: ignore[return-value]
 
     def warm_ups(self) -> Iterator[Inputs]:
@@ -234,13 +234,12 @@ class Bench:
         return max(ran.seconds - self.overhead_s, 1e-7) / len(ran.outputs)
 
     def new_trials(self, count: int) -> int:
-        """The number before those of `count` trials on whose inputs nothing was timed yet; inputs of earlier ones are dropped."""
-        self._pool = {key: inputs for key, inputs in self._pool.items() if key[0] < self._first(1)}
+        """The number before those of `count` trials on whose inputs nothing was timed yet."""
         self._timed += count
         return self._timed - count
 
     def trial(self, index: int) -> Inputs:
-        """Inputs of timed trial number `index`: the same for all that are timed in it, and for nobody after them."""
+        """Inputs of timed trial number `index`: the same for all that are timed in it. Number 0 is kept for more of them."""
         return self._inputs(self._first(index), self.layout.n_calls)
 
     def expected(self, index: int, baseline: Ran) -> list[Output]:
@@ -252,7 +251,7 @@ class Bench:
         """Whether the baseline overflowed in a timed trial, where another order of the same operations may not."""
         calls = [self.cases[self._place(self._first(index) + n)] for n in range(self.layout.n_calls)]
         finite_N = torch.tensor([case.is_finite for case in calls], device=self.device)
-        return any(bool((finite_N & ~_are_finite(e.computed.rows(len(calls)))).any()) for e in expected)
+        return any(bool((finite_N & ~are_finite(e.computed.rows(len(calls)))).any()) for e in expected)
 
     def _first(self, trial: int) -> int:
         return self.settings.correctness_trials + trial * self.layout.n_calls
@@ -283,18 +282,19 @@ class Bench:
         that the task allows, as often each, in an order that is not known: else a candidate could tell by its count of
         calls which inputs follow, and be right on those alone.
         """
-        if (first, n_calls) not in self._pool:
-            calls = [self._draw(index) for index in range(first, first + n_calls)]
-            inputs = Inputs.of(self.layout, calls, self.device)
-            n_bytes = sum(known.packed.nbytes for known in [*self._pool.values(), inputs])
-            if inputs.packed.nbytes > LARGE_BYTES or n_bytes > POOL_BYTES[self.device.type]:
-                del calls
-                if not self.has_room():
-                    self._trim()
-                    time.sleep(SETTLE_S)
-                return inputs
+        if (first, n_calls) in self._pool:
+            return self._pool[first, n_calls]
+        calls = [self._draw(index) for index in range(first, first + n_calls)]
+        inputs = Inputs.of(self.layout, calls, self.device)
+        del calls
+        n_bytes = sum(known.packed.nbytes for known in [*self._pool.values(), inputs])
+        if inputs.packed.nbytes > LARGE_BYTES or n_bytes > POOL_BYTES[self.device.type]:
+            if not self.has_room():
+                self._trim()
+                time.sleep(SETTLE_S)
+        elif first < self._first(1):  # those of later trials are used once
             self._pool[first, n_calls] = inputs
-        return self._pool[first, n_calls]
+        return inputs
 
     def _draw(self, index: int) -> list[Any]:
         """Tensors and plain values, drawn by the task's `get_inputs`, and varied."""
@@ -380,7 +380,7 @@ class Bench:
                 raise
             return None  # the task does not allow this variation, for example class indices that were floats
         values = [x for e in expected for x in (e.exact.values_NS, e.computed.rows(1))]
-        is_finite = all(bool(_are_finite(values_NS).all()) for values_NS in values)
+        is_finite = all(bool(are_finite(values_NS).all()) for values_NS in values)
         if index > 0 and not is_finite:
             return None  # where float32 overflows, another order of the same operations may not
         errors = [float(e.exact.errors_N) for e in expected]
@@ -402,16 +402,3 @@ class Bench:
 
     def _call(self, command: dict[str, Any], expect_key: str) -> Any:
         return self._reference.worker.call(command, expect_key, self.settings.timeout_s)
-
-
-def _are_finite(values_NS: torch.Tensor) -> torch.Tensor:
-    """For each row whether all of it is finite; makes no other tensor of this size."""
-    if not values_NS.is_floating_point() or not values_NS.numel():
-        return torch.ones(len(values_NS), dtype=torch.bool, device=values_NS.device)
-    low_N, high_N = torch.aminmax(values_NS) if len(values_NS) == 1 else torch.aminmax(values_NS, dim=1)
-    return (low_N.isfinite() & high_N.isfinite()).reshape(len(values_NS))
-
-
-def _flat(x: torch.Tensor) -> Any:
-    """Values as a flat NumPy array, which knows no bfloat16."""
-    return (x.float() if x.dtype is torch.bfloat16 else x).flatten().cpu().numpy()

@@ -71,6 +71,7 @@ class Builds:
         worker = start()
         try:
             run(worker)
+            worker.kill()  # it may still be changing what is to be kept
             self._keep(worker.scratch / FOLDER, self.folder / key[:2] / key[2:])
         except WorkerFailure as failure:
             self.failures[key] = failure
@@ -98,7 +99,7 @@ class Builds:
 def _copy(source: Path, target: Path) -> None:
     """Copy what was compiled: regular files alone, never what a link leads to, and not more than `MAX_FILES` and `MAX_BYTES`.
 
-    The candidate made this folder, and may still be changing it. Raises `WorkerFailure` for too much.
+    The candidate made this folder. Raises `WorkerFailure` for too much.
     """
     count = size = 0
     target.mkdir()
@@ -130,5 +131,8 @@ def _regular(name: str, folder: int, most: int) -> bytes | None:
         opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     except OSError:  # a link, or gone
         return None
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        return None
     with open(opened, "rb") as file:
-        return file.read(most + 1) if stat.S_ISREG(os.fstat(opened).st_mode) else None
+        return file.read(most + 1)

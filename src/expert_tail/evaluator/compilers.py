@@ -70,30 +70,32 @@ def remember_programs(folder: Path, compiles: bool) -> None:
     run, call = subprocess.run, subprocess.call
 
     def key(arguments: Any) -> str:
-        words = arguments if isinstance(arguments, str) else [str(word) for word in arguments]
+        words = [str(word) for word in arguments] if isinstance(arguments, list | tuple) else str(arguments)
         return json.dumps(words).replace(str(folder), "")
 
-    def answered(arguments: Any, *args: Any, **options: Any) -> Any:
-        if (noted := known.get(key(arguments))) is not None:
+    def answered(*args: Any, **options: Any) -> Any:
+        arguments: Any = args[0] if args else options.get("args")
+        if not compiles and (noted := known.get(key(arguments))) is not None:
             as_text = any(options.get(name) for name in ("text", "universal_newlines", "encoding", "errors"))
             output, error = noted if as_text else [text.encode("utf-8", "surrogateescape") for text in noted]
             return subprocess.CompletedProcess(arguments, 0, output, error)
-        done = run(arguments, *args, **options)
+        done = run(*args, **options)
         if compiles and done.returncode == 0:
             known[key(arguments)] = [_text(done.stdout), _text(done.stderr)]
             notes.write_text(json.dumps(known))
         return done
 
-    def called(arguments: Any, *args: Any, **options: Any) -> int:
-        if key(arguments) in known:
+    def called(*args: Any, **options: Any) -> int:
+        arguments: Any = args[0] if args else options.get("args")
+        if not compiles and key(arguments) in known:
             return 0
-        code = call(arguments, *args, **options)
+        code = call(*args, **options)
         if compiles and code == 0:
             known[key(arguments)] = ["", ""]
             notes.write_text(json.dumps(known))
         return code
 
-    subprocess.run, subprocess.call = answered, called  # type: ignore[assignment]
+    subprocess.run, subprocess.call = answered, called
 
 
 def _text(output: bytes | str | None) -> str:

@@ -105,7 +105,7 @@ def _rescaled(values: Tensor, rng: Generator) -> None:
 
 
 def _outliers(values: Tensor, rng: Generator) -> None:
-    """Scaled, with a few large values of either sign, among them one above and one below what exp can take in float32."""
+    """Scaled, with a few large values of either sign: of 1024 or more, one above and one below what exp can take in float32."""
     flat = values.mul_(_uniform(-1.5, 1.5, (), values, rng).exp()).view(-1)
     every = min(512, flat.numel())
     n_large = flat.numel() // every

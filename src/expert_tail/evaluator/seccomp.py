@@ -118,7 +118,8 @@ def program(pid: int, compiles: bool = False) -> bytes:
             code += _if(_EQUAL, numbers[column], [_instruction(_RETURN, _DENY)])
     if compiles:
         for numbers in _IGNORED.values():
-            code += _if(_EQUAL, numbers[column], [_instruction(_RETURN, _ERRNO)])
+            if numbers[column] >= 0:
+                code += _if(_EQUAL, numbers[column], [_instruction(_RETURN, _ERRNO)])
     else:
         code += _if(_EQUAL, _CLONE[column], _allow_only(0, _BITS, (_CLONE_THREAD,)))
     for numbers in _TO_OWN_PID.values():

@@ -68,6 +68,19 @@ def _equal_on_cpu(a: torch.Tensor, b: torch.Tensor) -> bool:
     return np.array_equal(a.numpy(), b.numpy())  # three times as fast as torch's own
 
 
+def are_finite(values_NS: torch.Tensor) -> torch.Tensor:
+    """For each row whether all of it is finite; makes no other tensor of this size."""
+    if not values_NS.is_floating_point() or not values_NS.numel():
+        return torch.ones(len(values_NS), dtype=torch.bool, device=values_NS.device)
+    low_N, high_N = torch.aminmax(values_NS) if len(values_NS) == 1 else torch.aminmax(values_NS, dim=1)
+    return (low_N.isfinite() & high_N.isfinite()).reshape(len(values_NS))
+
+
+def flat_array(x: torch.Tensor) -> Any:
+    """Values as a flat NumPy array, which knows no bfloat16."""
+    return (x.float() if x.dtype is torch.bfloat16 else x).flatten().cpu().numpy()
+
+
 def read_tensor(source: Source, description: Any, wanted: Tensor | None = None) -> Tensor:
     """Read a tensor that a worker describes. The description is not trusted; what it says must agree with `wanted`."""
     if not isinstance(description, dict):

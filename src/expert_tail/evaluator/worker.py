@@ -281,8 +281,8 @@ def _matching(
 ) -> dict[str, str] | None:
     """For each own tensor of a state the given one it takes, which may have axes of length one more or less.
 
-    Parameters take parameters and buffers buffers, by name, else in order among those of their shape; then what is left
-    of the parameters takes anything. A candidate may have more, and need not have the buffers. None: a parameter is left.
+    By name; else in order among those of their shape, parameters and buffers each by themselves; then what is left of the
+    parameters goes anywhere. A candidate may have more, and need not have the buffers. None: a parameter is left.
     """
     found: dict[str, str] = {}
 
@@ -298,9 +298,9 @@ def _matching(
                 found[name] = fits.pop(0)
 
     own_buffers, buffers = own.keys() - own_parameters, given.keys() - parameters
-    for by_name in (True, False):
-        pair([n for n in own if n in own_parameters], [n for n in given if n in parameters], by_name)
-        pair([n for n in own if n in own_buffers], [n for n in given if n in buffers], by_name)
+    pair(own, given, by_name=True)
+    pair([n for n in own if n in own_parameters], [n for n in given if n in parameters], by_name=False)
+    pair([n for n in own if n in own_buffers], [n for n in given if n in buffers], by_name=False)
     pair(own, [n for n in given if n in parameters], by_name=False)
     return found if parameters <= set(found.values()) else None
 
