@@ -1,6 +1,6 @@
 """Compiled by torch.compile, ahead.
 task: 12
-verdict: correct, faster
+verdict: correct
 """
 
 import torch
