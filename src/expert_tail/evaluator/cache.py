@@ -82,8 +82,9 @@ class Cache:
     ) -> dict[str, Any]:
         """Entries, bytes and what they are of; with a prune option, after removing what it names.
 
-        `prune_compiled`: remove all compiled code, which is made again where it is needed. `keep`: evaluators, as `measured_by` names them; what others measured is removed. Raises `UserError` where one of
-        them has measured nothing here.
+        `keep`: evaluators, as `measured_by` names them; what others measured is removed. `prune_compiled`: remove all
+        compiled code, which is made again where it is needed. Raises `UserError` where an evaluator of `keep` has measured
+        nothing here.
         """
         found = []
         for path in self.entries():
