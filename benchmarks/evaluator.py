@@ -12,6 +12,7 @@ device, which a machine measures once, are measured before. Prints JSON.
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import statistics
 import sys
@@ -83,20 +84,26 @@ def main() -> None:
 
 def evaluate(candidates: Sequence[Candidate], device: str) -> dict[str, Any]:
     """Seconds for all candidates in one call from a cold start; of each task what was measured, and how exactly."""
+    settled: list[float] = []  # when each was
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         with Evaluator(EvaluatorSettings(device=device), Path(folder)) as evaluator:
-            found = evaluator.evaluate(candidates)
+            found = evaluator.evaluate(candidates, lambda n: settled.extend([time.perf_counter() - start] * n))
         seconds = time.perf_counter() - start
     by_task: dict[int, list[Evaluation]] = defaultdict(list)
     for candidate, evaluation in zip(candidates, found, strict=True):
         by_task[candidate.task.task_id].append(evaluation)
+    counts = itertools.accumulate(map(len, by_task.values()))  # one task after the other
+    ends = [0.0, *(settled[n - 1] for n in counts)]
     n_distinct = len({(candidate.task.task_id, candidate.source) for candidate in candidates})
     return {
         "seconds": round(seconds, 2),
         "candidates": len(candidates),
         "distinct": n_distinct,
-        "tasks": {task_id: measured(evaluations) for task_id, evaluations in by_task.items()},
+        "tasks": {
+            task_id: {"seconds": round(end - begin, 2), **measured(evaluations)}
+            for (task_id, evaluations), (begin, end) in zip(by_task.items(), itertools.pairwise(ends), strict=True)
+        },
     }
 
 

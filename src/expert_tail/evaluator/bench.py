@@ -26,17 +26,18 @@ from expert_tail.evaluator.process import ForkServer, Worker, WorkerFailure
 from expert_tail.evaluator.sandbox import Limits
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.evaluator.tensors import Tensor, are_finite, flat_array, read_tensor
-from expert_tail.evaluator.worker import RUN, RUN_DOUBLE, RUN_KEEPING
+from expert_tail.evaluator.worker import RUN, RUN_DOUBLE, RUN_KEEPING, RUN_PRECISE
 from expert_tail.tasks import Task
 
 POOL_BYTES = {"cpu": 1 << 29, "cuda": 1 << 33}  # inputs kept for the next candidate; more are drawn again
 REFERENCE_MEMORY = 4.0  # times a candidate's, since it also holds a float64 copy
 # On a GPU one trial is as many calls as take this long, each on inputs of its own: releasing a process and switching the
 # device to it takes some 0.4 ms, which varies by a twentieth of a millisecond.
-TRIAL_S, MAX_CALLS, MAX_TRIAL_BYTES = 4e-3, 64, 1 << 31
+TRIAL_S, MAX_CALLS = 8e-3, 64
+INPUT_SHARE, OUTPUT_SHARE = 1 / 16, 1 / 64  # of a device's memory, for one trial's; each worker keeps its outputs
 N_IDLE = 8
 LARGE_BYTES = 1 << 30  # tensors beyond this are drawn and computed again rather than kept
-DOUBLE_BYTES = 1 << 31  # outputs up to this are compared with float64 ones; the reference's own error is 0 beyond
+DOUBLE_BYTES = 1 << 31  # outputs up to this are compared with float64 ones, others with float32 ones that no TF32 is in
 SPARE = 0.25  # of a device's memory: candidates' own
 WARM_UP_RUNS = 12  # on a CPU: most runs of a new process before it is timed
 SETTLE_S = 0.05  # freed device memory is cleared in the background, which takes bandwidth from what is timed
@@ -266,14 +267,15 @@ class Bench:
         return found
 
     def _calls_of_a_trial(self) -> int:
-        """Calls that take about `TRIAL_S`, if their tensors take no more than `MAX_TRIAL_BYTES`."""
+        """Calls that take about `TRIAL_S`, if there is room for their tensors."""
         inputs, timeout_s = self._inputs(0, 1), self.settings.timeout_s
         self.baseline.run(inputs, timeout_s)
         idle = min(self.baseline.idle(1, timeout_s) for _ in range(N_IDLE))
         busy = min(self.baseline.run(inputs, timeout_s).seconds for _ in range(N_IDLE))
-        n_bytes = self.layout.call_bytes + sum(output.n_bytes for output in self.outputs)
-        most = min(MAX_CALLS, MAX_TRIAL_BYTES // max(1, n_bytes))
-        return max(1, min(most, math.ceil(TRIAL_S / max(busy - idle, 1e-6))))
+        total = 0 if self.is_frugal else torch.cuda.mem_get_info(self.device)[1]
+        n_bytes = sum(output.n_bytes for output in self.outputs)
+        most = min(INPUT_SHARE * total / max(1, self.layout.call_bytes), OUTPUT_SHARE * total / max(1, n_bytes))
+        return max(1, min(MAX_CALLS, int(most), math.ceil(TRIAL_S / max(busy - idle, 1e-6))))
 
     def _inputs(self, first: int, n_calls: int) -> Inputs:
         """Inputs number `first` and those after it.
@@ -284,9 +286,8 @@ class Bench:
         """
         if (first, n_calls) in self._pool:
             return self._pool[first, n_calls]
-        calls = [self._draw(index) for index in range(first, first + n_calls)]
-        inputs = Inputs.of(self.layout, calls, self.device)
-        del calls
+        calls = (self._draw(index) for index in range(first, first + n_calls))
+        inputs = Inputs.of(self.layout, calls, n_calls, self.device)
         n_bytes = sum(known.packed.nbytes for known in [*self._pool.values(), inputs])
         if inputs.packed.nbytes > LARGE_BYTES or n_bytes > POOL_BYTES[self.device.type]:
             if not self.has_room():
@@ -389,16 +390,18 @@ class Bench:
         return Case(index, errors, is_finite, expected if n_bytes <= LARGE_BYTES else None)
 
     def _expected(self, inputs: Inputs, single: list[Tensor]) -> list[Output]:
-        double = single
+        n_bytes = sum(tensor.n_bytes for tensor in single)
+        exact = single
         # A reference that names its dtype cannot run in float64, nor can one whose tensors fill the device.
-        if sum(tensor.n_bytes for tensor in single) <= DOUBLE_BYTES:
+        for kind in [RUN_DOUBLE, RUN_PRECISE] if n_bytes <= DOUBLE_BYTES else [RUN_PRECISE]:
             try:
-                (double,) = self._reference.run(inputs, self.settings.timeout_s, RUN_DOUBLE).outputs
-            except WorkerFailure as failure:
-                if failure.status not in ("runtime_error", "out_of_memory"):
+                (exact,) = self._reference.run(inputs, self.settings.timeout_s, kind).outputs
+                break
+            except (WorkerFailure, torch.OutOfMemoryError) as error:
+                if isinstance(error, WorkerFailure) and error.status not in ("runtime_error", "out_of_memory"):
                     raise
                 self._trim_reference(single)
-        return [Output(s, expect(s.rows(1), d.rows(1))) for s, d in zip(single, double, strict=True)]
+        return [Output(s, expect(s.rows(1), e.rows(1))) for s, e in zip(single, exact, strict=True)]
 
     def _call(self, command: dict[str, Any], expect_key: str) -> Any:
         return self._reference.worker.call(command, expect_key, self.settings.timeout_s)

@@ -29,6 +29,8 @@ def use_folder(folder: Path, compiles: bool) -> None:
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",  # a compiler would be asked each time whether they fit
+        # What it bundles with a graph notes where its kernels lay when they were made.
+        "TORCHINDUCTOR_BUNDLE_TRITON_INTO_FX_GRAPH_CACHE": "0",
         "TRITON_CACHE_DIR": str(folder / "triton"),
         # Triton asks programs for these each time, also where all is compiled already.
         "TRITON_MOCK_PTX_VERSION": "any",

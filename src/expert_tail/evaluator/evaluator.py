@@ -35,8 +35,9 @@ from expert_tail.tasks import Task
 from expert_tail.tasks.work import work_of
 
 REFERENCE_FAILED = "reference_failed"
-# Candidates made ready side by side, and timed in the same rounds. A GPU's take most of a second to start.
-GROUP = {"cpu": 6, "cuda": 12}
+# Candidates made ready side by side, and timed in the same rounds. On a GPU drawing inputs takes longer than most runs.
+GROUP = {"cpu": 6, "cuda": 24}
+MEMORY_EACH = 4 << 30  # of a GPU: it has room for as many candidates at a time
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,9 @@ class Evaluator:
         self._builds = Builds(self.cache.folder / BUILDS, self.hardware)
         # On a CPU workers are timed on the last core: interrupts prefer the first. Those that drive a GPU run anywhere.
         self.core = max(os.sched_getaffinity(0)) if self.device.type == "cpu" else -1
+        self.group = GROUP[self.device.type]
+        if self.device.type == "cuda":
+            self.group = max(1, min(self.group, torch.cuda.mem_get_info(self.device)[1] // MEMORY_EACH))
         self.at_once = settings.paper_threads if settings.protocol == "paper" else 1
         # Each group's baseline is as new as its candidates, unless there is no room for it: then the bench's will do.
         self._new_baselines = settings.protocol == "paired"
@@ -145,7 +149,7 @@ class Evaluator:
                     for built in [pool.submit(benches[0].build, s) for s in sources.values() if needs_build(s)]:
                         built.result()  # what raises is this machine's fault, and no verdict
                 waiting = list(sources.items())
-                n = len(benches) if benches[0].is_frugal else max(self.at_once, GROUP[self.device.type])
+                n = len(benches) if benches[0].is_frugal else max(self.at_once, self.group)
                 for start in range(0, len(waiting), n):
                     for name, evaluation in self._evaluate_group(task, benches, waiting[start : start + n]):
                         del left[name]
@@ -164,7 +168,7 @@ class Evaluator:
         like `Bench`.
         """
         n = min(self.at_once, len(sources))
-        n_ready = min(GROUP[self.device.type], sum(not needs_build(source) for source in sources)) // n
+        n_ready = min(self.group, sum(not needs_build(source) for source in sources)) // n
         n_ready += self._new_baselines
         self._start_servers(n)
 

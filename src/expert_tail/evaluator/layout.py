@@ -1,6 +1,7 @@
 """Where the input tensors of one or more calls lie in a worker's one input buffer. Pure."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,14 +46,18 @@ class Inputs:
     packed: torch.Tensor  # uint8, as a worker's buffer
 
     @classmethod
-    def of(cls, layout: Layout, calls: list[list[Any]], device: torch.device) -> "Inputs":
-        tensors = [x for call in calls for x in call if isinstance(x, Tensor)]
-        if len(tensors) == 1 and tensors[0].n_bytes == layout.n_bytes:  # large ones are not held twice
-            return cls(len(calls), tensors[0].data.view(-1).view(torch.uint8))
-        packed = torch.zeros(max(1, layout.call_bytes * len(calls)), dtype=torch.uint8, device=device)
+    def of(cls, layout: Layout, calls: Iterator[list[Any]], n_calls: int, device: torch.device) -> "Inputs":
+        """From `calls`, which are taken one by one: large ones need no room together."""
+        if n_calls == 1:
+            only = next(calls)
+            tensors = [x for x in only if isinstance(x, Tensor)]
+            if len(tensors) == 1 and tensors[0].n_bytes == layout.call_bytes:  # large ones are not held twice
+                return cls(1, tensors[0].data.view(-1).view(torch.uint8))
+            calls = iter([only])
+        packed = torch.zeros(max(1, layout.call_bytes * n_calls), dtype=torch.uint8, device=device)
         for i, call in enumerate(calls):
             for offset, x in zip(layout.offsets, call, strict=True):
                 if offset is not None and x.n_bytes:
                     start = i * layout.call_bytes + offset
                     packed[start : start + x.n_bytes] = x.data.view(-1).view(torch.uint8)
-        return cls(len(calls), packed)
+        return cls(n_calls, packed)

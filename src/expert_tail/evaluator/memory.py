@@ -6,6 +6,7 @@ a run: it waits for whatever the worker has left running on the device, or finds
 """
 
 import time
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from expert_tail.evaluator import cuda
 from expert_tail.evaluator.layout import Inputs, Layout
-from expert_tail.evaluator.process import Run, Worker, WorkerFailure, forged
+from expert_tail.evaluator.process import Worker, WorkerFailure, forged
 from expert_tail.evaluator.tensors import Source, is_address, same_bytes
 from expert_tail.evaluator.worker import INPUTS
 
@@ -28,6 +29,7 @@ class Memory:
     """A worker's memory. `address` and `n_bytes`: of its input buffer, in the worker."""
 
     device: torch.device
+    is_shared: bool  # whether all workers of a task have one input buffer
     address: int
     n_bytes: int
 
@@ -43,13 +45,13 @@ class Memory:
         """Whether the buffer still holds these inputs."""
         raise NotImplementedError
 
-    def outputs(self, run: Run) -> tuple[float, Source]:
-        """Where the outputs of a run can be read, and the seconds that it took until they could."""
-        raise NotImplementedError
-
     def source(self, spans: Any) -> Source:
         """Memory as it is now; `spans` as the worker answers them."""
         raise NotImplementedError
+
+    def outputs(self, spans: Any) -> Source:
+        """The same after a run, for its outputs: once it returns they are there to be read."""
+        return self.source(spans)
 
     def close(self) -> None:
         """Give back what the parent holds of the worker's memory: else it stays taken when the worker frees it."""
@@ -68,6 +70,7 @@ class Memory:
 
 class HostMemory(Memory):
     device = torch.device("cpu")
+    is_shared = False
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -81,9 +84,6 @@ class HostMemory(Memory):
     def holds(self, inputs: Inputs) -> bool:
         return same_bytes(self._worker.read(self.address, inputs.packed.numel()), inputs.packed)
 
-    def outputs(self, run: Run) -> tuple[float, Source]:
-        return run.seconds, self
-
     def source(self, spans: Any) -> Source:
         return self
 
@@ -96,10 +96,25 @@ class DeviceBuffer:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self._address = device, 0
+        self._holds: weakref.ref[Inputs] | None = None  # what was put there, and has not been seen to be changed
+
+    def fill(self, inputs: Inputs) -> None:
+        """Put inputs there, unless they should be there: large ones take longer to copy than to be computed with."""
+        if self._holds is None or self._holds() is not inputs:
+            self.view[: inputs.packed.numel()] = inputs.packed
+            self._holds = weakref.ref(inputs)
+
+    def holds(self, inputs: Inputs) -> bool:
+        """Whether these inputs lie there, byte by byte."""
+        same = same_bytes(self.view[: inputs.packed.numel()], inputs.packed)
+        if not same:
+            self._holds = None
+        return same
 
     def resize(self, n_bytes: int) -> None:
         """Make it anew. Whoever maps the one before must map this. Raises `WorkerFailure` where there is no memory."""
         self.close()
+        self._holds = None
         torch.cuda.empty_cache()
         try:
             self._address = cuda.malloc(n_bytes)
@@ -119,6 +134,8 @@ class DeviceBuffer:
 
 
 class DeviceMemory(Memory):
+    is_shared = True
+
     def __init__(self, worker: Worker, buffer: DeviceBuffer) -> None:
         self._worker, self._buffer, self.device = worker, buffer, buffer.device
         self._opened: dict[bytes, cuda.Range] = {}
@@ -129,7 +146,7 @@ class DeviceMemory(Memory):
         self.n_bytes = layout.n_bytes
 
     def write(self, inputs: Inputs) -> None:
-        self._buffer.view[: inputs.packed.numel()] = inputs.packed
+        self._buffer.fill(inputs)
         # Room for the outputs' copy, which is made on the clock: torch keeps it at hand.
         torch.empty(self._taken, dtype=torch.uint8, device=self.device)
         _flush(self.device)
@@ -140,13 +157,13 @@ class DeviceMemory(Memory):
             time.sleep(BUSY_PAUSE_S)
 
     def holds(self, inputs: Inputs) -> bool:
-        return same_bytes(self._buffer.view[: inputs.packed.numel()], inputs.packed)
+        return self._buffer.holds(inputs)
 
-    def outputs(self, run: Run) -> tuple[float, Source]:
-        snapshot = self.source(run.spans)
+    def outputs(self, spans: Any) -> "Snapshot":
+        snapshot = self.source(spans)
         torch.cuda.synchronize(self.device)
         self._taken = sum(piece.numel() for _, piece in snapshot.pieces)
-        return (time.perf_counter_ns() - run.started_ns) * 1e-9, snapshot
+        return snapshot
 
     def source(self, spans: Any) -> "Snapshot":
         """A copy of the spans. Raises `WorkerFailure` for one that is not the worker's."""

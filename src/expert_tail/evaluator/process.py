@@ -18,17 +18,20 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from expert_tail.errors import UserError
 from expert_tail.evaluator.sandbox import Limits
 
+Source = TypeVar("Source")
 MAX_MESSAGE = 1 << 17
 FAILURES = ("compile_error", "runtime_error", "out_of_memory")  # what a worker may say of itself
+START_S = 120.0  # how long a worker may take to be ready: a driver makes the contexts of many one by one, 0.2 s each
 SPIN_S = 0.25  # how long a run's answer is awaited without sleeping
 GRACE_S = 0.2  # how long a thread that has done its work may take to vanish
 RELEASE_NS = 50_000  # most that a wait for a processor counts for, beside processor time
@@ -53,13 +56,13 @@ class WorkerFailure(Exception):
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run of a worker: when it was released, how long it took until it was frozen, and what it answered."""
+class Run(Generic[Source]):
+    """One run of a worker: how long it took, what it answered, and where its outputs can be read."""
 
-    started_ns: int
     seconds: float
     outputs: Any
     spans: Any
+    source: Source
 
 
 class ForkServer:
@@ -155,6 +158,7 @@ class Worker:
             0.0  # how long its first run may take, if longer than others: what was compiled is loaded then
         )
         self.own_parameters = False  # whether its model's parameters fit the reference's in no way
+        self._is_ready = False
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)
         self._alive, self._killed = True, False
@@ -162,6 +166,8 @@ class Worker:
 
     def call(self, command: dict[str, Any], expect: str, timeout_s: float) -> Any:
         """Send a command, let the worker run until it answers, freeze it; the answer's `expect`. Raises `WorkerFailure`."""
+        if not self._is_ready:
+            self._await_start()
         self._send(json.dumps(command).encode())
         self._signal(signal.SIGCONT)
         if not self._poll.poll(timeout_s * 1e3):
@@ -169,11 +175,12 @@ class Worker:
         self._freeze()
         return self._answer(expect)[0]
 
-    def run(self, command: bytes, timeout_s: float) -> Run:
-        """Release the worker for one run. Frozen afterwards.
+    def run(self, command: bytes, timeout_s: float, outputs: Callable[[Any], Source]) -> Run[Source]:
+        """Release the worker for one run. Frozen afterwards. `outputs`: its outputs' memory, from the spans it answers.
 
-        Its time is the longer of two: by the parent's clock until it answers; and the processor time it took until it was
-        frozen, plus what it waited to be released, so that what is still computed after the answer is paid for.
+        On a CPU its time is the longer of two: by the parent's clock until it answers; and the processor time it took until
+        it was frozen, plus what it waited to be released, so that what is still computed after the answer is paid for. On a
+        device it is the time until `outputs` returns, which copies them: what is computed later is not in the copy.
         Raises `WorkerFailure`, also where it was not frozen before.
         """
         if self._processor_ns() not in (0, self._frozen_ns):  # 0: it was killed, as sending will tell
@@ -188,20 +195,24 @@ class Worker:
         taken = time.perf_counter_ns() - start
         if not answered:
             raise _timed_out(timeout_s)
-        self._freeze()
         if self._on_device:
-            return self._answered(start, taken * 1e-9)
+            self._signal(signal.SIGSTOP)
+            try:
+                described, spans = self._answer("outputs", "spans")
+                source = outputs(spans)
+                return Run((time.perf_counter_ns() - start) * 1e-9, described, spans, source)
+            finally:
+                if self._alive:
+                    self._freeze()  # to see all its threads stopped takes half a millisecond, more or less
+        self._freeze()
         deadline = time.monotonic() + GRACE_S
         while self.threads() > 1 and time.monotonic() < deadline:
             self._signal(signal.SIGCONT)  # a thread that was joined, but is still on its way out
             time.sleep(0.002)
             self._freeze()
         processor = self._frozen_ns - before + min(self._waited_ns() - waited, RELEASE_NS)
-        return self._answered(start, max(taken, processor) * 1e-9)
-
-    def _answered(self, start_ns: int, seconds: float) -> Run:
-        outputs, spans = self._answer("outputs", "spans")
-        return Run(start_ns, seconds, outputs, spans)
+        described, spans = self._answer("outputs", "spans")
+        return Run(max(taken, processor) * 1e-9, described, spans, outputs(spans))
 
     def write(self, address: int, data: torch.Tensor) -> None:
         """Copy `data`, contiguous and on the CPU, into the worker's memory."""
@@ -238,6 +249,13 @@ class Worker:
         os.close(self._output)
         _remove(self.scratch)
         return status
+
+    def _await_start(self) -> None:
+        if not self._poll.poll(START_S * 1e3):
+            raise _timed_out(START_S)
+        if not self._channel.recv(MAX_MESSAGE):
+            raise self._death()
+        self._is_ready = True
 
     def _wait(self, start_ns: int, timeout_s: float) -> bool:
         """Whether an answer came in time. Spins at first: waking up takes long enough to hide work in."""

@@ -13,6 +13,7 @@ from expert_tail.evaluator.arm import Arm, Ran, close_all, made_together
 from expert_tail.evaluator.bench import Bench
 from expert_tail.evaluator.cases import check
 from expert_tail.evaluator.layout import Inputs
+from expert_tail.evaluator.memory import BUSY_DEVICE
 from expert_tail.evaluator.process import WorkerFailure
 from expert_tail.evaluator.timing import Speedup, agreed, paired_speedup
 
@@ -147,17 +148,27 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
 def _round(
     baseline: Arm, candidates: Mapping[int, Arm], inputs: Inputs, bench: Bench
 ) -> tuple[dict[int | None, Ran], dict[int, WorkerFailure]]:
-    """Run each once, in random order; the baseline's run is under None. Raises where the baseline fails."""
+    """Run each once, in random order; the baseline's run is under None. Raises where the baseline fails.
+
+    Where several share the buffer of inputs, it is looked at once, in the end: to look takes longer than most runs. If one
+    has changed it, those after it ran on other inputs: then none is believed, and each is evaluated again by itself.
+    """
     arms: dict[int | None, Arm] = {None: baseline} | dict(candidates.items())
     ran: dict[int | None, Ran] = {}
     failed: dict[int, WorkerFailure] = {}
-    for key in random.sample(list(arms), len(arms)):
-        try:
-            ran[key] = arms[key].run(inputs, bench.settings.timeout_s, wanted=bench.outputs).sharing(ran.values())
-        except FAILURES as error:
-            if key is None:
-                raise
-            failed[key] = as_failure(error)
+    each = len(candidates) == 1 or not baseline.memory.is_shared
+    try:
+        for key in random.sample(list(arms), len(arms)):
+            try:
+                run = arms[key].run(inputs, bench.settings.timeout_s, wanted=bench.outputs, looks=each)
+                ran[key] = run.sharing(ran.values())
+            except FAILURES as error:
+                if key is None:
+                    raise
+                failed[key] = as_failure(error)
+    finally:
+        if not each and not baseline.memory.holds(inputs):
+            raise WorkerFailure("rejected", "one of several candidates has changed the inputs of all", BUSY_DEVICE)
     return ran, failed
 
 

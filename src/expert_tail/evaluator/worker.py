@@ -36,7 +36,8 @@ from expert_tail.evaluator.sandbox import Limits, confine
 
 MAX_MESSAGE = 1 << 17
 # Not JSON: nothing to parse on the clock. A number of calls follows.
-RUN, RUN_KEEPING, RUN_DOUBLE, RUN_IDLE = b"run", b"run keeping", b"run double", b"run idle"
+RUN, RUN_KEEPING, RUN_IDLE = b"run", b"run keeping", b"run idle"
+RUN_DOUBLE, RUN_PRECISE = b"run double", b"run precise"  # the reference's, in float64, or in float32 but not in TF32
 INPUTS = "inputs"  # stands for the handle of the parent's buffer
 ERROR_CHARACTERS = 4000
 MAX_OUTPUTS = 64
@@ -54,6 +55,7 @@ def main(channel: socket.socket, scratch: str, limits: Limits) -> None:
     # Parts of torch that are imported late look for folders that they can make files in: there is none, and they make none.
     tempfile.tempdir = os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch
     worker = _Worker(limits.device, limits.compiles)
+    channel.send(b"ready")
     while message := channel.recv(MAX_MESSAGE):
         try:
             if message.startswith(RUN):
@@ -94,7 +96,7 @@ class _Worker:
         else:
             self.previous = self.outputs if kind == RUN_KEEPING else []
             self.outputs = []
-            model = self.double if kind == RUN_DOUBLE else self.model
+            model = self.double if kind == RUN_DOUBLE else self._precise if kind == RUN_PRECISE else self.model
             outputs = []
             with torch.no_grad():
                 for inputs in self.arguments[: int(n_calls)]:
@@ -230,6 +232,11 @@ class _Worker:
         with open(blob, "wb") as file:
             file.write(buffer.getvalue())
         return {"done": True}
+
+    def _precise(self, *arguments: Any) -> Any:
+        """The model without TF32, which torch takes for convolutions on a GPU, though not for products."""
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return self.model(*arguments)
 
     def do_draw(self, seed: int) -> dict[str, Any]:
         """Draw inputs; answers plain values, and where the tensors lie."""

@@ -1,6 +1,6 @@
 """Honest: torch.compile, compiled ahead.
 task: 12
-verdict: correct, faster | runtime_error
+verdict: correct, faster
 """
 
 import torch
