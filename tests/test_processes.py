@@ -1,4 +1,4 @@
-"""Several processes that train one adapter, on the CPU through gloo: the same draws and the same update as one process."""
+"""Several processes that train one adapter, on the CPU or a GPU each: the same draws and the same update as one process."""
 
 import json
 import os
@@ -34,10 +34,12 @@ OPTIONS = {"temperature": 0.7, "max_tokens": 5, "seed": (1,)}
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def work(processes: Processes, policy_folder: Path, only_first: bool, shards: int = 1) -> dict[str, object]:
+def work(
+    processes: Processes, policy_folder: Path, only_first: bool, shards: int = 1, device: str = "cpu"
+) -> dict[str, object]:
     """Draws, then two updates whose rollouts are weighted by hand; run by every process, and by the test alone."""
     torch.set_num_threads(1)
-    policy = loaded(policy_folder, BOTH, shards=shards)
+    policy = loaded(policy_folder, BOTH, shards=shards, device=device)
     layers = list(policy.model.get_decoder().layers.parameters())
     here = sum(getattr(weight, "to_local", lambda weight=weight: weight)().numel() for weight in layers)
     draws = draw_together(processes, TransformersEngine(policy), TASKS, 3, HARMONY, **OPTIONS)
@@ -66,8 +68,8 @@ def work(processes: Processes, policy_folder: Path, only_first: bool, shards: in
         for _ in range(2)
     ]
     # Of two more parameters only the first process has a gradient for the one, and none for the other.
-    more = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
-    more[0].grad = torch.ones(2) if processes.is_first else None
+    more = [torch.nn.Parameter(torch.zeros(2, device=device)) for _ in range(2)]
+    more[0].grad = torch.ones(2, device=device) if processes.is_first else None
     processes.sum_gradients(more)
     return {
         "more": [None if p.grad is None else p.grad.tolist() for p in more],
@@ -78,11 +80,14 @@ def work(processes: Processes, policy_folder: Path, only_first: bool, shards: in
     }
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("shards", [1, 2], ids=["whole", "divided"])
-def test_two_processes_draw_and_update_like_one(folder: Path, tmp_path: Path, shards: int) -> None:
+def test_two_processes_draw_and_update_like_one(folder: Path, tmp_path: Path, shards: int, device: str) -> None:
+    if device == "cuda" and torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
     done = subprocess.run(
-        [*command, str(folder), str(tmp_path), str(shards)],
+        [*command, str(folder), str(tmp_path), str(shards), device],
         env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
@@ -94,7 +99,7 @@ def test_two_processes_draw_and_update_like_one(folder: Path, tmp_path: Path, sh
     assert first == second  # bit for bit, or the two adapters would drift apart
     assert all(1 / shards <= part < 1.1 / shards for part in np.ravel(held))  # the adapter is whole
     for of_two, only_first in zip(first, CASES, strict=True):
-        alone = work(ALONE, folder, only_first)
+        alone = work(ALONE, folder, only_first, device=device)
         assert of_two["tokens"] == alone["tokens"]
         assert of_two["more"] == alone["more"] == [[1, 1], None]
         torch.testing.assert_close(
@@ -170,6 +175,7 @@ def test_only_training_runs_as_several_processes() -> None:
 
 
 if __name__ == "__main__":  # one of the processes of the first test
-    with together(RuntimeSettings(device="cpu", shards=int(sys.argv[3]))) as here:
-        result = [work(here, Path(sys.argv[1]), only_first, int(sys.argv[3])) for only_first in CASES]
-        (Path(sys.argv[2]) / f"{here.rank}.json").write_text(json.dumps(result))
+    policy_folder, results, shards, device = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    with together(RuntimeSettings(device=device, shards=shards)) as here:
+        result = [work(here, policy_folder, only_first, shards, device) for only_first in CASES]
+        (results / f"{here.rank}.json").write_text(json.dumps(result))

@@ -1,12 +1,18 @@
-"""What a worker does before it runs anything: the parameters a candidate takes, and the calls that it may not make."""
+"""A worker: the parameters a candidate takes, the calls that it may not make, and what the parent does when it does not obey."""
 
+import pickle
 import platform
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from expert_tail.evaluator import seccomp
+from expert_tail.evaluator.process import ForkServer, Worker, WorkerFailure
+from expert_tail.evaluator.sandbox import Limits, missing
 from expert_tail.evaluator.worker import _matching
 
 
@@ -74,3 +80,76 @@ def test_there_is_a_program_for_every_architecture(
     code = seccomp.program(1, compiles)
     assert len(code) % 8 == 0
     assert len(code) // 8 < 4096  # the kernel's limit
+
+
+LIMITS = {"memory_bytes": 1 << 32, "file_bytes": 1 << 20, "core": -1, "writable": False}
+# A thread that will not be stopped sends a second answer while the parent copies the outputs of the first.
+PLANTS = """
+import os, signal, threading, time, torch
+def plant():
+    until = time.monotonic() + 0.2
+    while time.monotonic() < until:
+        os.kill(os.getpid(), signal.SIGCONT)
+    for descriptor in range(3, 16):
+        try:
+            os.write(descriptor, b'{"outputs": [], "spans": "planted"}')
+        except OSError:
+            pass
+class ModelNew(torch.nn.Module):
+    def forward(self):
+        threading.Thread(target=plant).start()
+        return torch.zeros(1)
+"""
+
+
+def load(worker: Worker, source: str, timeout_s: float = 30) -> None:
+    path, blob = worker.scratch / "candidate.py", worker.scratch / "parameters.pickle"
+    path.write_text(source)
+    blob.write_bytes(pickle.dumps(([], {}, [])))
+    worker.call({"do": "load", "path": str(path)}, "loaded", timeout_s)
+    worker.call({"do": "construct", "name": "ModelNew", "blob": str(blob), "seed": 1}, "parameters", timeout_s)
+    layout: dict[str, Any] = {"specs": [], "offsets": [], "call_bytes": 0, "n_calls": 1, "n_bytes": 1, "handle": None}
+    worker.call({"do": "allocate", **layout}, "address", timeout_s)
+
+
+@pytest.mark.parametrize("sandbox", [False, True])
+def test_an_answer_that_is_planted_while_outputs_are_copied(sandbox: bool) -> None:
+    with ForkServer(sandbox) as server:
+        if sandbox and missing(server.sandbox):
+            pytest.skip("this machine has no sandbox")
+        worker = server.start(Limits(**LIMITS, sandbox=sandbox))
+        worker._on_device = True  # where outputs are copied before it is seen to be frozen
+        load(worker, PLANTS)
+
+        def copied(spans: Any) -> Any:
+            time.sleep(0.5)
+            return spans
+
+        if sandbox:  # it cannot go on by itself
+            assert worker.run(b"run 1", 30, copied).source == []
+        else:
+            with pytest.raises(WorkerFailure) as caught:
+                worker.run(b"run 1", 30, copied)
+            assert caught.value.reason == "forged_answer"
+        worker.close()
+
+
+def test_one_that_does_not_answer_runs_no_longer(tmp_path: Path) -> None:
+    with ForkServer(use_sandbox=False) as server:
+        worker = server.start(Limits(**LIMITS, sandbox=False))
+        with pytest.raises(WorkerFailure, match=r"no answer within 0\.5 s"):
+            load(worker, "while True: pass", timeout_s=0.5)
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{worker.pid}").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        worker.close()
+
+
+def test_one_that_ends_before_it_is_ready_is_nobodys_fault() -> None:
+    with ForkServer(use_sandbox=False) as server:
+        worker = server.start(Limits(**LIMITS, sandbox=False, device="cuda"))  # there is none
+        with pytest.raises(WorkerFailure, match="ended before it was ready") as caught:
+            worker.call({"do": "release"}, "done", 30)
+        assert caught.value.reason == "busy_device"
+        worker.close()

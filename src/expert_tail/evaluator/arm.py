@@ -55,7 +55,12 @@ class Arm:
         that changed its inputs.
         """
         self.memory.write(inputs)
-        ran = self._run(command, inputs.n_calls, timeout_s, wanted)
+        try:
+            ran = self._run(command, inputs.n_calls, timeout_s, wanted)
+        except Exception:
+            if looks:
+                self.memory.forget()  # what has failed may have changed them before
+            raise
         if looks and not self.memory.holds(inputs):
             raise WorkerFailure("incorrect", "the inputs are changed after the call", "input_mutated")
         return ran
@@ -73,7 +78,7 @@ class Arm:
     def check_intact(self, ran: Ran) -> None:
         """Raise `WorkerFailure` if a later run has overwritten the outputs of `ran`, which the worker still holds.
 
-        Those that view the input buffer may have changed: the parent has written there.
+        Those that view the input buffer may have changed: the parent writes there.
         """
         buffer = range(self.memory.address, self.memory.address + self.memory.n_bytes)
         source = self.memory.source(ran.spans)

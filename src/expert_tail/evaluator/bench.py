@@ -32,7 +32,7 @@ from expert_tail.tasks import Task
 POOL_BYTES = {"cpu": 1 << 29, "cuda": 1 << 33}  # inputs kept for the next candidate; more are drawn again
 REFERENCE_MEMORY = 4.0  # times a candidate's, since it also holds a float64 copy
 # On a GPU one trial is as many calls as take this long, each on inputs of its own: releasing a process and switching the
-# device to it takes some 0.4 ms, which varies by a twentieth of a millisecond.
+# device to it takes half a millisecond, which varies by a tenth of one.
 TRIAL_S, MAX_CALLS = 8e-3, 64
 INPUT_SHARE, OUTPUT_SHARE = 1 / 16, 1 / 64  # of a device's memory, for one trial's; each worker keeps its outputs
 N_IDLE = 8
@@ -322,12 +322,16 @@ class Bench:
             self._reference.memory.close()
             self._call({"do": "release"}, "done")
 
-    def has_room(self, for_another: bool = False) -> bool:
-        """Whether a device has room to spare, or for another candidate, beside copies of its outputs and the baseline's."""
+    def has_room(self, beside: int | None = None) -> bool:
+        """Whether a device has room to spare; or for another candidate beside so many, who hold the outputs of one call.
+
+        When they are timed each holds those of a trial, and so do copies of the baseline's and, where they differ, one's own.
+        """
         if self.device.type == "cpu":
             return True
         free, total = torch.cuda.mem_get_info(self.device)
-        taken = 2 * self.layout.n_calls * sum(output.n_bytes for output in self.outputs) if for_another else 0
+        calls = 0 if beside is None else 2 * self.layout.n_calls + beside * (self.layout.n_calls - 1)
+        taken = calls * sum(output.n_bytes for output in self.outputs)
         return not self.is_frugal and free - taken > SPARE * total
 
     def _trim(self) -> None:
@@ -401,6 +405,7 @@ class Bench:
                 if isinstance(error, WorkerFailure) and error.status not in ("runtime_error", "out_of_memory"):
                     raise
                 self._trim_reference(single)
+                self._trim()
         return [Output(s, expect(s.rows(1), e.rows(1))) for s, e in zip(single, exact, strict=True)]
 
     def _call(self, command: dict[str, Any], expect_key: str) -> Any:

@@ -27,7 +27,7 @@ from expert_tail.evaluator.process import Worker, WorkerFailure
 MAX_FILES, MAX_BYTES, MAX_DEPTH, MAX_PATH = 2000, 256 << 20, 16, 1000  # of what a candidate's compilers leave
 # Errors of reading what it leaves that are its own doing, and no fault of this machine.
 _THEIRS = {errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR}
-FORMAT = "2"  # of what is kept, and how it is found again: `compilers.use_folder`
+FORMAT = "3"  # of what is kept, and how it is found again: `compilers.use_folder`
 _COMPILES = re.compile(r"\bload_inline\b|\btriton\b|\btorch\.compile\b")
 
 

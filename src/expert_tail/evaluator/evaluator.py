@@ -24,9 +24,8 @@ from expert_tail.evaluator.cache import BUILDS, Cache, cache_folder, key
 from expert_tail.evaluator.ceilings import ceilings_of
 from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.hardware import choose_device, hardware
-from expert_tail.evaluator.memory import BUSY_DEVICE
 from expert_tail.evaluator.physics import with_roofline
-from expert_tail.evaluator.process import ForkServer, WorkerFailure
+from expert_tail.evaluator.process import BUSY_DEVICE, ForkServer, WorkerFailure
 from expert_tail.evaluator.protocols import FAILURES, Outcome, as_failure, paired, published, replicated
 from expert_tail.evaluator.sandbox import MIN_LAYERS, missing
 from expert_tail.evaluator.settings import EvaluatorSettings
@@ -37,7 +36,7 @@ from expert_tail.tasks.work import work_of
 REFERENCE_FAILED = "reference_failed"
 # Candidates made ready side by side, and timed in the same rounds. On a GPU drawing inputs takes longer than most runs.
 GROUP = {"cpu": 6, "cuda": 24}
-MEMORY_EACH = 4 << 30  # of a GPU: it has room for as many candidates at a time
+MEMORY_EACH = 4 << 30  # of a GPU, free: it has room for as many candidates at a time
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Evaluator:
         self.core = max(os.sched_getaffinity(0)) if self.device.type == "cpu" else -1
         self.group = GROUP[self.device.type]
         if self.device.type == "cuda":
-            self.group = max(1, min(self.group, torch.cuda.mem_get_info(self.device)[1] // MEMORY_EACH))
+            self.group = max(1, min(self.group, torch.cuda.mem_get_info(self.device)[0] // MEMORY_EACH))
         self.at_once = settings.paper_threads if settings.protocol == "paper" else 1
         # Each group's baseline is as new as its candidates, unless there is no room for it: then the bench's will do.
         self._new_baselines = settings.protocol == "paired"
@@ -204,7 +203,7 @@ class Evaluator:
     ) -> Iterator[tuple[str, Evaluation]]:
         """Load some candidates at the same time, then run them.
 
-        One that finds the device busy or full is evaluated again by itself, since others of the group may keep it so.
+        One that finds the device busy or full, or its inputs changed, is evaluated again by itself: it may be others' doing.
         """
         suspects = []
         placed = [(source, benches[i % len(benches)]) for i, (_, source) in enumerate(group)]
@@ -226,9 +225,9 @@ class Evaluator:
             yield from self._evaluate_group(task, benches, [one])
 
     def _is_suspect(self, evaluation: Evaluation) -> bool:
-        # On a CPU each has a share of memory of its own.
-        is_full = evaluation.status == "out_of_memory" and self.device.type == "cuda"
-        return evaluation.reason == BUSY_DEVICE or is_full
+        # On a CPU each has memory and inputs of its own.
+        is_others = evaluation.status == "out_of_memory" or evaluation.reason == "input_mutated"
+        return evaluation.reason == BUSY_DEVICE or (is_others and self.device.type == "cuda")
 
     def _paired(
         self, task: Task, placed: Sequence[tuple[str, Bench]], making: Sequence["Future[Arm]"]
@@ -241,7 +240,7 @@ class Evaluator:
                 evaluation = self._evaluation(task, bench, source, replicated(outcome, source, bench))
                 left.remove(i)
                 yield i, evaluation
-        except FAILURES as error:  # the baseline's, and no fault of theirs
+        except FAILURES as error:  # the baseline's, or one candidate's that disturbed all
             failure = as_failure(error)
             if failure.reason != BUSY_DEVICE:
                 status = "crash" if failure.status == "rejected" else failure.status

@@ -14,14 +14,13 @@ import torch
 
 from expert_tail.evaluator import cuda
 from expert_tail.evaluator.layout import Inputs, Layout
-from expert_tail.evaluator.process import Worker, WorkerFailure, forged
+from expert_tail.evaluator.process import BUSY_DEVICE, Worker, WorkerFailure, forged
 from expert_tail.evaluator.tensors import Source, is_address, same_bytes
 from expert_tail.evaluator.worker import INPUTS
 
 FLUSH_BYTES = 256 * 2**20  # several times the L2 cache of any GPU
 BUSY_S = 7e-4  # a small kernel of the parent waits no longer unless another process keeps the device busy
 BUSY_WAIT_S, BUSY_PAUSE_S = 2.0, 5e-3  # the driver clears the memory of processes that ended, for up to half a second
-BUSY_DEVICE = "busy_device"
 MAX_SPANS, MAX_SNAPSHOT_BYTES = 4096, 2**34
 
 
@@ -38,8 +37,11 @@ class Memory:
         raise NotImplementedError
 
     def write(self, inputs: Inputs) -> None:
-        """Put inputs into the buffer, and bring the device to rest."""
+        """Put inputs into the buffer, unless they should be there already, and bring the device to rest."""
         raise NotImplementedError
+
+    def forget(self) -> None:
+        """Put the next inputs into the buffer whatever should be there."""
 
     def holds(self, inputs: Inputs) -> bool:
         """Whether the buffer still holds these inputs."""
@@ -108,13 +110,16 @@ class DeviceBuffer:
         """Whether these inputs lie there, byte by byte."""
         same = same_bytes(self.view[: inputs.packed.numel()], inputs.packed)
         if not same:
-            self._holds = None
+            self.forget()
         return same
+
+    def forget(self) -> None:
+        self._holds = None
 
     def resize(self, n_bytes: int) -> None:
         """Make it anew. Whoever maps the one before must map this. Raises `WorkerFailure` where there is no memory."""
         self.close()
-        self._holds = None
+        self.forget()
         torch.cuda.empty_cache()
         try:
             self._address = cuda.malloc(n_bytes)
@@ -144,6 +149,10 @@ class DeviceMemory(Memory):
     def allocate(self, layout: Layout, timeout_s: float) -> None:
         self.address = self._ask(self._worker, layout, self._buffer.handle, timeout_s)
         self.n_bytes = layout.n_bytes
+        self.forget()  # a candidate's code may have run since it maps the buffer
+
+    def forget(self) -> None:
+        self._buffer.forget()
 
     def write(self, inputs: Inputs) -> None:
         self._buffer.fill(inputs)

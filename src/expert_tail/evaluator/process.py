@@ -1,7 +1,8 @@
 """The parent's side of workers: start, freeze, read and write their memory, enforce limits, kill.
 
 What the parent knows of a candidate rests on four things that the candidate cannot reach: the parent's clock, the values
-that the parent reads out of the frozen process, and the kernel's reports of how much processor time it took and how it ended.
+that the parent reads out of the process while it is frozen or the clock runs, and the kernel's reports of how much processor
+time it took and how it ended.
 """
 
 import contextlib
@@ -30,6 +31,7 @@ from expert_tail.evaluator.sandbox import Limits
 
 Source = TypeVar("Source")
 MAX_MESSAGE = 1 << 17
+BUSY_DEVICE = "busy_device"  # a reason that may be the machine's, or others': evaluated again alone, and not cached
 FAILURES = ("compile_error", "runtime_error", "out_of_memory")  # what a worker may say of itself
 START_S = 120.0  # how long a worker may take to be ready: a driver makes the contexts of many one by one, 0.2 s each
 SPIN_S = 0.25  # how long a run's answer is awaited without sleeping
@@ -146,7 +148,7 @@ class ForkServer:
 
 
 class Worker:
-    """One process with one module in it. Frozen except while it owes an answer."""
+    """One process with one module in it. From its first answer on it is frozen, except while it owes another."""
 
     def __init__(
         self, server: ForkServer, pid: int, channel: socket.socket, scratch: Path, output: int, limits: Limits
@@ -171,7 +173,7 @@ class Worker:
         self._send(json.dumps(command).encode())
         self._signal(signal.SIGCONT)
         if not self._poll.poll(timeout_s * 1e3):
-            raise _timed_out(timeout_s)
+            raise self._timed_out(timeout_s)
         self._freeze()
         return self._answer(expect)[0]
 
@@ -194,16 +196,18 @@ class Worker:
         answered = self._wait(start, timeout_s)
         taken = time.perf_counter_ns() - start
         if not answered:
-            raise _timed_out(timeout_s)
+            raise self._timed_out(timeout_s)
         if self._on_device:
             self._signal(signal.SIGSTOP)
             try:
                 described, spans = self._answer("outputs", "spans")
                 source = outputs(spans)
-                return Run((time.perf_counter_ns() - start) * 1e-9, described, spans, source)
+                seconds = (time.perf_counter_ns() - start) * 1e-9
             finally:
                 if self._alive:
                     self._freeze()  # to see all its threads stopped takes half a millisecond, more or less
+            self._expect_silence()  # until it stopped it could have answered the next command, too
+            return Run(seconds, described, spans, source)
         self._freeze()
         deadline = time.monotonic() + GRACE_S
         while self.threads() > 1 and time.monotonic() < deadline:
@@ -251,11 +255,18 @@ class Worker:
         return status
 
     def _await_start(self) -> None:
+        """Wait until the worker is there. That it is not is no fault of a candidate, which it has not seen."""
         if not self._poll.poll(START_S * 1e3):
-            raise _timed_out(START_S)
+            self.kill()
+            raise WorkerFailure("timeout", f"a worker was not ready within {START_S:g} s", BUSY_DEVICE)
         if not self._channel.recv(MAX_MESSAGE):
-            raise self._death()
+            failure = self._death()
+            raise WorkerFailure(failure.status, f"a worker ended before it was ready: {failure.error}", BUSY_DEVICE)
         self._is_ready = True
+
+    def _timed_out(self, timeout_s: float) -> WorkerFailure:
+        self.kill()  # it is not frozen, and would disturb others
+        return WorkerFailure("timeout", f"no answer within {timeout_s:g} s")
 
     def _wait(self, start_ns: int, timeout_s: float) -> bool:
         """Whether an answer came in time. Spins at first: waking up takes long enough to hide work in."""
@@ -285,10 +296,14 @@ class Worker:
             wanted = [answer[name] for name in expect]
         except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
             raise forged() from None
+        self._expect_silence()
+        return wanted
+
+    def _expect_silence(self) -> None:
+        """Raise `WorkerFailure` if there is an answer that nobody asked for."""
         with contextlib.suppress(BlockingIOError):
             if self._channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
                 raise forged()
-        return wanted
 
     def _death(self) -> WorkerFailure:
         if not self._alive:
@@ -327,6 +342,7 @@ class Worker:
             if self._is_stopped():
                 self._frozen_ns = self._processor_ns()
                 return
+        self.kill()
         raise WorkerFailure("rejected", "the process could not be frozen", "unfreezable")
 
     def _is_stopped(self) -> bool:
@@ -364,10 +380,6 @@ class Worker:
 
 def forged() -> WorkerFailure:
     return WorkerFailure("rejected", "an answer on the evaluator's channel that is not its own", "forged_answer")
-
-
-def _timed_out(timeout_s: float) -> WorkerFailure:
-    return WorkerFailure("timeout", f"no answer within {timeout_s:g} s")
 
 
 def _environment(gpu: int | None) -> dict[str, str]:

@@ -13,8 +13,7 @@ from expert_tail.evaluator.arm import Arm, Ran, close_all, made_together
 from expert_tail.evaluator.bench import Bench
 from expert_tail.evaluator.cases import check
 from expert_tail.evaluator.layout import Inputs
-from expert_tail.evaluator.memory import BUSY_DEVICE
-from expert_tail.evaluator.process import WorkerFailure
+from expert_tail.evaluator.process import BUSY_DEVICE, WorkerFailure
 from expert_tail.evaluator.timing import Speedup, agreed, paired_speedup
 
 Outcome = Speedup | WorkerFailure
@@ -66,7 +65,7 @@ def _proven(
     until = time.monotonic() + PATIENCE_S
 
     def taken() -> Iterator[int]:
-        while waiting and (not right or (time.monotonic() < until and bench.has_room(for_another=True))):
+        while waiting and (not right or (time.monotonic() < until and bench.has_room(len(right)))):
             yield waiting.popleft()
 
     questions, is_first = bench.questions(), True
@@ -97,15 +96,18 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
 
     In each round all run once, in random order, on the same fresh inputs; a pair is a candidate's run and the baseline's
     of the same round. So inputs are drawn and the baseline runs once for all of them. Raises where the baseline fails.
+    A round in which a candidate changes the inputs of others does not count; from then on each is looked at by itself.
     """
     settings = bench.settings
     outcomes: dict[int, Outcome] = {}
     baseline_s: list[float] = []
     seconds: dict[int, list[float]] = {key: [] for key in candidates}
     active = dict(candidates)
+    looks = not baseline.memory.is_shared
     warm_s = 0.0  # the baseline's: else a candidate that stalls could keep the baseline cold
     for inputs in bench.warm_ups():
-        ran, failed = _round(baseline, active, inputs, bench)
+        ran, failed, is_intact = _round(baseline, active, inputs, bench, looks or len(active) == 1)
+        looks = looks or not is_intact
         outcomes.update(failed)
         active = {key: arm for key, arm in active.items() if key not in outcomes}
         if (warm_s := warm_s + ran[None].seconds) > WARM_UP_S:
@@ -118,11 +120,12 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
         if not active or (spent_s > settings.timing_budget_s and len(baseline_s) >= settings.min_pairs):
             break
         start = time.monotonic()
-        ran, failed = _round(baseline, active, bench.trial(trial), bench)
+        ran, failed, is_intact = _round(baseline, active, bench.trial(trial), bench, looks or len(active) == 1)
+        looks = looks or not is_intact
         outcomes.update(failed)
         spent_s += (time.monotonic() - start) * 2 / (1 + len(active))
         expected = bench.expected(trial, ran[None])
-        is_void = bench.is_void(trial, expected)
+        is_void = not is_intact or bench.is_void(trial, expected)
         if not is_void:
             baseline_s.append(bench.seconds(ran[None]))
         number = len(baseline_s)
@@ -146,30 +149,30 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
 
 
 def _round(
-    baseline: Arm, candidates: Mapping[int, Arm], inputs: Inputs, bench: Bench
-) -> tuple[dict[int | None, Ran], dict[int, WorkerFailure]]:
-    """Run each once, in random order; the baseline's run is under None. Raises where the baseline fails.
+    baseline: Arm, candidates: Mapping[int, Arm], inputs: Inputs, bench: Bench, looks: bool
+) -> tuple[dict[int | None, Ran], dict[int, WorkerFailure], bool]:
+    """Run each once, in random order; the baseline's run is under None. The last: whether all had the inputs.
 
-    Where several share the buffer of inputs, it is looked at once, in the end: to look takes longer than most runs. If one
-    has changed it, those after it ran on other inputs: then none is believed, and each is evaluated again by itself.
+    Unless one `looks` at the buffer of inputs after each run, it is looked at in the end: that takes longer than most runs.
+    If one of several candidates has changed what all share, those after it had other inputs, and a failure tells nothing.
+    Raises where the baseline fails.
     """
     arms: dict[int | None, Arm] = {None: baseline} | dict(candidates.items())
     ran: dict[int | None, Ran] = {}
     failed: dict[int, WorkerFailure] = {}
-    each = len(candidates) == 1 or not baseline.memory.is_shared
-    try:
-        for key in random.sample(list(arms), len(arms)):
-            try:
-                run = arms[key].run(inputs, bench.settings.timeout_s, wanted=bench.outputs, looks=each)
-                ran[key] = run.sharing(ran.values())
-            except FAILURES as error:
-                if key is None:
-                    raise
-                failed[key] = as_failure(error)
-    finally:
-        if not each and not baseline.memory.holds(inputs):
-            raise WorkerFailure("rejected", "one of several candidates has changed the inputs of all", BUSY_DEVICE)
-    return ran, failed
+    changed = WorkerFailure("rejected", "one of several candidates has changed the inputs of all", BUSY_DEVICE)
+    for key in random.sample(list(arms), len(arms)):
+        try:
+            run = arms[key].run(inputs, bench.settings.timeout_s, wanted=bench.outputs, looks=looks)
+            ran[key] = run.sharing(ran.values())
+        except FAILURES as error:
+            failure = as_failure(error)
+            if key is None:
+                raise (failure if looks or baseline.memory.holds(inputs) else changed) from None
+            failed[key] = failure
+    if looks or baseline.memory.holds(inputs):
+        return ran, failed, True
+    return ran, dict.fromkeys(failed, changed), False
 
 
 def replicated(first: Outcome, source: str, bench: Bench) -> Outcome:

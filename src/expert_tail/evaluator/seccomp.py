@@ -66,7 +66,9 @@ _IGNORED = {
 _NEWER = 463  # first call that this list does not know; x32 calls lie above it too
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _CLONE_THREAD = 0x10000
-_TO_OWN_PID = {"kill": (62, 129), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240)}
+# Calls that send a signal, to this process alone: numbers, and which argument the signal is.
+_SIGNALS = (((62, 129), 1), ((234, 131), 2), ((129, 138), 1), ((297, 240), 2))  # kill, tgkill, rt_(tg)sigqueueinfo
+_FREEZING = (18, 19, 20, 21, 22)  # SIGCONT and SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU: the evaluator's alone
 _PRLIMIT = (302, 261)
 # Call: (number, which argument, its values that are denied).
 _DENIED_VALUES = (
@@ -122,8 +124,8 @@ def program(pid: int, compiles: bool = False) -> bytes:
                 code += _if(_EQUAL, numbers[column], [_instruction(_RETURN, _ERRNO)])
     else:
         code += _if(_EQUAL, _CLONE[column], _allow_only(0, _BITS, (_CLONE_THREAD,)))
-    for numbers in _TO_OWN_PID.values():
-        code += _if(_EQUAL, numbers[column], _allow_only(0, _EQUAL, (pid,)))
+    for numbers, argument in _SIGNALS:
+        code += _if(_EQUAL, numbers[column], _signals_to(pid, argument))
     code += _if(_EQUAL, _PRLIMIT[column], _allow_only(0, _EQUAL, (0, pid)))
     for numbers, argument, values in _DENIED_VALUES:
         body = [_argument(argument)]
@@ -154,6 +156,15 @@ def _argument(index: int) -> bytes:
 
 def _if(test: int, value: int, body: list[bytes]) -> list[bytes]:
     return [_instruction(test, value, 0, len(body)), *body]
+
+
+def _signals_to(pid: int, argument: int) -> list[bytes]:
+    """Of a call that signals the process in its first argument: allow those to `pid`, but for those that freeze."""
+    refused = [_argument(argument)]
+    for number in _FREEZING:
+        refused += _if(_EQUAL, number, [_instruction(_RETURN, _DENY)])
+    to_pid = [*refused, _instruction(_RETURN, _ALLOW)]
+    return [_argument(0), *_if(_EQUAL, pid, to_pid), _instruction(_RETURN, _DENY)]
 
 
 def _allow_only(argument: int, test: int, values: tuple[int, ...]) -> list[bytes]:

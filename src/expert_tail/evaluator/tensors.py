@@ -15,7 +15,7 @@ _DTYPES = {name: getattr(torch, name) for name in _NAMES} | {"bool": torch.uint8
 
 
 class Source(Protocol):
-    """Memory of a frozen worker, on its device."""
+    """Memory of a worker, on its device."""
 
     device: torch.device
 

@@ -3,8 +3,8 @@
 One worker holds one module, the candidate or the reference. It takes commands from the parent over a socket and answers
 with JSON; between an answer and the next command it is frozen. Input buffers are allocated once. For a run the parent
 writes the inputs into them while the worker is frozen and waits for a command, starts its own clock, lets it go on, and at
-the answer freezes it again to read the outputs. So there is no moment in which the candidate knows its inputs and is not
-on the clock, and none after the answer in which it could still finish its work.
+the answer freezes it again and reads the outputs; on a GPU the clock runs until they are copied. So there is no moment in
+which the candidate knows its inputs and is not on the clock, and none off the clock in which it could still finish its work.
 """
 
 import contextlib
@@ -234,9 +234,14 @@ class _Worker:
         return {"done": True}
 
     def _precise(self, *arguments: Any) -> Any:
-        """The model without TF32, which torch takes for convolutions on a GPU, though not for products."""
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return self.model(*arguments)
+        """The model without TF32, which torch takes for convolutions on a GPU, and for products where it is told to."""
+        products = torch.backends.cuda.matmul
+        before, products.allow_tf32 = products.allow_tf32, False
+        try:
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                return self.model(*arguments)
+        finally:
+            products.allow_tf32 = before
 
     def do_draw(self, seed: int) -> dict[str, Any]:
         """Draw inputs; answers plain values, and where the tensors lie."""
