@@ -10,7 +10,7 @@ import pytest
 
 from expert_tail.evaluator.build import Builds, needs_build
 from expert_tail.evaluator.compilers import FOLDER, relocate_triton, remember_programs
-from expert_tail.evaluator.process import WorkerFailure
+from expert_tail.evaluator.process import BUSY_DEVICE, WorkerFailure
 
 
 class Started:
@@ -51,6 +51,17 @@ def test_what_is_built_is_kept_once_without_leftovers(tmp_path: Path, worker: St
     assert [path.name for path in kept.iterdir()] == ["kernel.so"]
     assert Builds(tmp_path / "builds", "cpu").find(key) == kept
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+
+
+def test_a_worker_that_does_not_start_is_tried_again(tmp_path: Path, worker: Started) -> None:
+    builds = Builds(tmp_path / "builds", "cpu")
+
+    def fail(_: Any) -> None:
+        raise WorkerFailure("timeout", "not ready", BUSY_DEVICE)
+
+    for run in (fail, lambda built: (built.scratch / FOLDER / "kernel.so").write_text("code")):
+        builds.build("aa1", lambda: worker, run)  # type: ignore[arg-type, return-value]
+    assert builds.find("aa1") is not None
 
 
 def test_a_failure_is_told_to_all_and_nothing_is_kept(tmp_path: Path, worker: Started) -> None:

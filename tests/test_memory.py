@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from expert_tail.evaluator import memory
 from expert_tail.evaluator.arm import Arm, Ran
 from expert_tail.evaluator.layout import Inputs, Layout
 from expert_tail.evaluator.memory import DeviceBuffer, DeviceMemory
@@ -20,17 +21,18 @@ BENCH: Any = SimpleNamespace(settings=SimpleNamespace(timeout_s=1.0), outputs=No
 
 
 class Mapped(DeviceMemory):
-    """The same without a device."""
+    """The same without a device, which is always at rest."""
 
-    def write(self, inputs: Inputs) -> None:
-        self._buffer.fill(inputs)
+    def _await_rest(self) -> None:
+        pass
 
     def outputs(self, spans: Any) -> Any:
         return None
 
 
 @pytest.fixture
-def buffer() -> DeviceBuffer:
+def buffer(monkeypatch: pytest.MonkeyPatch) -> DeviceBuffer:
+    monkeypatch.setattr(memory, "_flush", lambda device: None)
     made = DeviceBuffer(torch.device("cpu"))
     made.view = torch.zeros(8, dtype=torch.uint8)
     return made
@@ -72,24 +74,26 @@ def changes_and_fails(view: torch.Tensor) -> None:
 
 
 def test_inputs_are_put_there_once(buffer: DeviceBuffer, inputs: Inputs) -> None:
-    buffer.fill(inputs)
-    assert buffer.holds(inputs)
+    mapped = arm(buffer, lambda view: None).memory
+    mapped.write(inputs)
+    assert mapped.holds(inputs)
     buffer.view += 1
-    buffer.fill(inputs)  # they should be there
-    assert not buffer.holds(inputs)
-    buffer.fill(inputs)
-    assert buffer.holds(inputs)
+    mapped.write(inputs)  # they should be there
+    assert not mapped.holds(inputs)
+    mapped.write(inputs)
+    assert mapped.holds(inputs)
     buffer.view += 1
-    buffer.forget()
-    buffer.fill(inputs)
-    assert buffer.holds(inputs)
+    mapped.forget()
+    mapped.write(inputs)
+    assert mapped.holds(inputs)
 
 
 def test_others_in_the_place_of_inputs_that_are_gone(buffer: DeviceBuffer) -> None:
+    mapped = arm(buffer, lambda view: None).memory
     for value in range(20):  # new objects lie where old ones lay
         inputs = Inputs(1, torch.full((8,), value, dtype=torch.uint8))
-        buffer.fill(inputs)
-        assert buffer.holds(inputs)
+        mapped.write(inputs)
+        assert mapped.holds(inputs)
         del inputs
         gc.collect()
 

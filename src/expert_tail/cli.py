@@ -213,6 +213,8 @@ def _evaluate(given: argparse.Namespace) -> None:
         raise UserError(
             f"no verdict on the candidate: the reference of task {given.task} fails itself, as `error` says; correct the task"
         )
+    if row["reason"] == "busy_device":
+        raise UserError("no verdict on the candidate: this machine was busy with others, as `error` says; run again")
 
 
 def _add_cache(commands: Any) -> None:

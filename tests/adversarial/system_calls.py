@@ -50,6 +50,8 @@ calls = {
     "fallocate KEEP_SIZE": lambda: libc.fallocate(1, 1, ctypes.c_long(0), ctypes.c_long(4096)),
     "FS_IOC_SETFLAGS": lambda: libc.ioctl(opened, 0x40086602, zeros),
     "FIOASYNC": lambda: libc.ioctl(0, 0x5452, zeros),
+    "kill SIGCONT": lambda: libc.kill(os.getpid(), 18),
+    "tgkill SIGSTOP": lambda: libc.syscall(234, os.getpid(), os.getpid(), 19),
 }
 for name, call in calls.items():
     if call() >= 0:

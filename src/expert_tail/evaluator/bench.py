@@ -325,12 +325,12 @@ class Bench:
     def has_room(self, beside: int | None = None) -> bool:
         """Whether a device has room to spare; or for another candidate beside so many, who hold the outputs of one call.
 
-        When they are timed each holds those of a trial, and so do copies of the baseline's and, where they differ, one's own.
+        When they are timed each holds those of a trial, and so do copies of the baseline's and of one that differs: most do not.
         """
         if self.device.type == "cpu":
             return True
         free, total = torch.cuda.mem_get_info(self.device)
-        calls = 0 if beside is None else 2 * self.layout.n_calls + beside * (self.layout.n_calls - 1)
+        calls = 0 if beside is None else 3 * self.layout.n_calls + beside * (self.layout.n_calls - 1)
         taken = calls * sum(output.n_bytes for output in self.outputs)
         return not self.is_frugal and free - taken > SPARE * total
 

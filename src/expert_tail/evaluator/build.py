@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from expert_tail.evaluator.compilers import FOLDER
-from expert_tail.evaluator.process import Worker, WorkerFailure
+from expert_tail.evaluator.process import BUSY_DEVICE, Worker, WorkerFailure
 
 MAX_FILES, MAX_BYTES, MAX_DEPTH, MAX_PATH = 2000, 256 << 20, 16, 1000  # of what a candidate's compilers leave
 # Errors of reading what it leaves that are its own doing, and no fault of this machine.
@@ -61,6 +61,8 @@ class Builds:
 
     def build(self, key: str, start: Callable[[], Worker], run: Callable[[Worker], None]) -> None:
         """Have a worker of `start` build by `run`, and keep what it leaves, or the failure."""
+        if key in self.failures and self.failures[key].reason == BUSY_DEVICE:
+            del self.failures[key]
         if key in self.failures or self.find(key):
             return
         worker = start()

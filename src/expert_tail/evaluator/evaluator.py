@@ -155,10 +155,13 @@ class Evaluator:
                         yield name, evaluation
         except FAILURES as error:
             failure = as_failure(error)
-            message = f"the reference of task {task.task_id} ({task.name}) fails itself: {failure.error}"
-            log(f"{message}; {advice}")
+            message, reason = f"the reference of task {task.task_id} ({task.name}) fails itself", REFERENCE_FAILED
+            if failure.reason == BUSY_DEVICE:
+                message, reason = f"task {task.task_id} ({task.name}) cannot be evaluated now", BUSY_DEVICE
+                advice = "run again"
+            log(f"{message}: {failure.error}; {advice}")
             for name in left:
-                yield name, self._verdict(failure.status, reason=REFERENCE_FAILED, error=message)
+                yield name, self._verdict(failure.status, reason=reason, error=f"{message}: {failure.error}")
 
     def _benches(self, task: Task, sources: Sequence[str], stack: contextlib.ExitStack) -> list[Bench]:
         """Benches for evaluations at the same time, which share nothing but the core: each has a fork server of its own.
@@ -183,7 +186,8 @@ class Evaluator:
         try:
             return opened(n, n_ready=n_ready)
         except FAILURES as error:
-            if self.device.type == "cpu" or as_failure(error).status != "out_of_memory":
+            is_full = as_failure(error).status == "out_of_memory" or as_failure(error).reason == BUSY_DEVICE
+            if self.device.type == "cpu" or not is_full:
                 raise
         try:
             return opened(n, is_frugal=True)
@@ -199,30 +203,32 @@ class Evaluator:
             self._servers.append(self._stack.enter_context(server))
 
     def _evaluate_group(
-        self, task: Task, benches: list[Bench], group: list[tuple[str, str]]
+        self, task: Task, benches: list[Bench], group: list[tuple[str, str]], may_retry: bool = True
     ) -> Iterator[tuple[str, Evaluation]]:
         """Load some candidates at the same time, then run them.
 
         One that finds the device busy or full, or its inputs changed, is evaluated again by itself: it may be others' doing.
         """
-        suspects = []
+        suspects, is_short = [], False
         placed = [(source, benches[i % len(benches)]) for i, (_, source) in enumerate(group)]
         makers: list[Callable[[], Arm]] = [partial(bench.loaded, source, "ModelNew") for source, bench in placed]
         protocol = self._published if self.settings.protocol == "paper" else self._paired
         if self._new_baselines and not benches[0].is_frugal:
             makers.append(benches[0].new_baseline)
         with made_together(makers) as making:
-            may_retry = len(group) > 1 or not benches[0].is_frugal
             for i, evaluation in protocol(task, placed, making):
                 if may_retry and self._is_suspect(evaluation):
                     suspects.append(group[i])
+                    is_short = is_short or evaluation.reason != "input_mutated"
                 else:
                     yield group[i][0], evaluation
-        if suspects:
+        if is_short and self.device.type == "cuda":
             for bench in benches:
                 bench.save_memory()
-        for one in suspects:
-            yield from self._evaluate_group(task, benches, [one])
+        for name, source in suspects:
+            if needs_build(source):
+                benches[0].build(source)  # its compilers may have found the machine busy
+            yield from self._evaluate_group(task, benches, [(name, source)], may_retry=False)
 
     def _is_suspect(self, evaluation: Evaluation) -> bool:
         # On a CPU each has memory and inputs of its own.
@@ -241,12 +247,19 @@ class Evaluator:
                 left.remove(i)
                 yield i, evaluation
         except FAILURES as error:  # the baseline's, or one candidate's that disturbed all
-            failure = as_failure(error)
-            if failure.reason != BUSY_DEVICE:
-                status = "crash" if failure.status == "rejected" else failure.status
-                failure = WorkerFailure(status, f"the baseline failed: {failure.error}", REFERENCE_FAILED)
+            failure = self._of_baseline(error)
             for i in left:
                 yield i, self._evaluation(task, bench, placed[i][0], failure)
+
+    def _of_baseline(self, error: Exception) -> WorkerFailure:
+        """What candidates are told that were to be compared with a baseline that fails."""
+        failure = as_failure(error)
+        if failure.reason == "input_mutated" and self.device.type == "cuda":  # it never did when it was alone
+            return WorkerFailure("rejected", "others have changed the inputs of the baseline", BUSY_DEVICE)
+        if failure.reason == BUSY_DEVICE:
+            return failure
+        status = "crash" if failure.status == "rejected" else failure.status
+        return WorkerFailure(status, f"the baseline failed: {failure.error}", REFERENCE_FAILED)
 
     def _published(
         self, task: Task, placed: Sequence[tuple[str, Bench]], making: Sequence["Future[Arm]"]
@@ -256,10 +269,12 @@ class Evaluator:
         def one(source: str, bench: Bench, making: "Future[Arm]") -> Evaluation:
             try:
                 candidate = making.result()
-                bench.prove(candidate)
-                return self._evaluation(task, bench, source, published(candidate, bench))
             except FAILURES as error:
                 return self._evaluation(task, bench, source, as_failure(error))
+            try:
+                return self._evaluation(task, bench, source, published(candidate, bench))
+            except FAILURES as error:
+                return self._evaluation(task, bench, source, self._of_baseline(error))
 
         with contextlib.ExitStack() as stack:
             # Their threads run where this one may.

@@ -100,11 +100,13 @@ class DeviceBuffer:
         self.device, self._address = device, 0
         self._holds: weakref.ref[Inputs] | None = None  # what was put there, and has not been seen to be changed
 
+    def should_hold(self, inputs: Inputs) -> bool:
+        """Whether inputs were put there, so that they need not be again: to copy large ones takes longer than most runs."""
+        return self._holds is not None and self._holds() is inputs
+
     def fill(self, inputs: Inputs) -> None:
-        """Put inputs there, unless they should be there: large ones take longer to copy than to be computed with."""
-        if self._holds is None or self._holds() is not inputs:
-            self.view[: inputs.packed.numel()] = inputs.packed
-            self._holds = weakref.ref(inputs)
+        self.view[: inputs.packed.numel()] = inputs.packed
+        self._holds = weakref.ref(inputs)
 
     def holds(self, inputs: Inputs) -> bool:
         """Whether these inputs lie there, byte by byte."""
@@ -155,10 +157,15 @@ class DeviceMemory(Memory):
         self._buffer.forget()
 
     def write(self, inputs: Inputs) -> None:
-        self._buffer.fill(inputs)
+        if not self._buffer.should_hold(inputs):
+            self._await_rest()  # who was told to end may still write there
+            self._buffer.fill(inputs)
         # Room for the outputs' copy, which is made on the clock: torch keeps it at hand.
         torch.empty(self._taken, dtype=torch.uint8, device=self.device)
         _flush(self.device)
+        self._await_rest()
+
+    def _await_rest(self) -> None:
         deadline = time.monotonic() + BUSY_WAIT_S
         while _fence_s(self.device) > BUSY_S:
             if time.monotonic() > deadline:
@@ -227,15 +234,20 @@ _flush_buffers: dict[torch.device, torch.Tensor] = {}
 
 def _flush(device: torch.device) -> None:
     """Put out of the device's cache whatever was written last, inputs among them."""
+    _flush_buffer(device).zero_()
+    torch.cuda.synchronize(device)
+
+
+def _flush_buffer(device: torch.device) -> torch.Tensor:
     if device not in _flush_buffers:
         _flush_buffers[device] = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=device)
-    _flush_buffers[device].zero_()
-    torch.cuda.synchronize(device)
+    return _flush_buffers[device]
 
 
 def _fence_s(device: torch.device) -> float:
     """How long a kernel of nothing takes: where another process has work running, as long as its time slice."""
+    flushed = _flush_buffer(device)
     start = time.perf_counter_ns()
-    _flush_buffers[device][:1].zero_()
+    flushed[:1].zero_()
     torch.cuda.synchronize(device)
     return (time.perf_counter_ns() - start) * 1e-9

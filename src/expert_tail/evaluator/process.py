@@ -254,6 +254,10 @@ class Worker:
         _remove(self.scratch)
         return status
 
+    def _require_alive(self) -> None:
+        if self._killed or not self._alive:  # its number may be another's by now
+            raise WorkerFailure("crash", "the process ended before")
+
     def _await_start(self) -> None:
         """Wait until the worker is there. That it is not is no fault of a candidate, which it has not seen."""
         if not self._poll.poll(START_S * 1e3):
@@ -277,6 +281,7 @@ class Worker:
         return bool(self._poll.poll(timeout_s * 1e3))
 
     def _send(self, message: bytes) -> None:
+        self._require_alive()
         try:
             self._channel.send(message)
         except OSError:
@@ -301,9 +306,14 @@ class Worker:
 
     def _expect_silence(self) -> None:
         """Raise `WorkerFailure` if there is an answer that nobody asked for."""
-        with contextlib.suppress(BlockingIOError):
-            if self._channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
-                raise forged()
+        try:
+            is_silent = not self._channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            is_silent = True
+        except ConnectionResetError:  # it ended, and had answered a command that it never read
+            is_silent = False
+        if not is_silent:
+            raise forged()
 
     def _death(self) -> WorkerFailure:
         if not self._alive:
@@ -359,6 +369,7 @@ class Worker:
         return True
 
     def _transfer(self, function: str, address: int, data: torch.Tensor) -> None:
+        self._require_alive()
         done, flat = 0, data.reshape(-1).view(torch.uint8)
         while done < flat.nbytes:
             ours = _Iovec(flat.data_ptr() + done, flat.nbytes - done)

@@ -11,7 +11,7 @@ import torch
 
 from expert_tail.evaluator.arm import Arm, Ran, close_all, made_together
 from expert_tail.evaluator.bench import Bench
-from expert_tail.evaluator.cases import check
+from expert_tail.evaluator.cases import Output, check
 from expert_tail.evaluator.layout import Inputs
 from expert_tail.evaluator.process import BUSY_DEVICE, WorkerFailure
 from expert_tail.evaluator.timing import Speedup, agreed, paired_speedup
@@ -86,7 +86,7 @@ def _proven(
             except FAILURES as error:
                 failed[i] = as_failure(error)
                 if (arm := right.pop(i, None)) and bench.device.type == "cpu":
-                    arm.worker.kill()  # with all that it holds; on a GPU that would disturb those that are left
+                    arm.worker.kill()  # with all that it holds; on a GPU ending one that is frozen disturbs those that are left
         del question  # of large tensors, before the next are made
         is_first = False
 
@@ -192,26 +192,44 @@ def replicated(first: Outcome, source: str, bench: Bench) -> Outcome:
     return agreed(replicates)
 
 
-def published(candidate: Arm, bench: Bench, trial: int = 0) -> Speedup:
+def published(candidate: Arm, bench: Bench) -> Outcome:
     """The published protocol: a few unpaired trials on one input, and the ratio of means, which has no interval.
 
-    Where the reference overflows on the input, another one is taken.
+    Where the reference overflows on the input, another one is taken. Raises where the reference or the baseline fails.
     """
-    inputs, n = bench.trial(trial), bench.settings.paper_trials
-    means, expected = [], None
-    for arm in (bench.baseline, candidate):
-        total_s = 0.0
-        for _ in range(n):
-            ran = arm.run(inputs, bench.settings.timeout_s, wanted=bench.outputs)
-            if expected is None:
-                expected = bench.expected(trial, ran)
-                if bench.is_void(trial, expected) and trial < TRIALS_A_PAIR * n:
-                    return published(candidate, bench, bench.new_trials(1) + 1)
-            check(ran.outputs, expected)
-            total_s += bench.seconds(ran)
-            del ran  # of large outputs, before the next are made
-        means.append(total_s / n)
-    return Speedup(means[0] / means[1], None, None, 1e3 * means[1], 1e3 * means[0], n)
+    before: Ran | None = None
+    for question in bench.questions():
+        try:
+            before = bench.ask(candidate, question, before)
+        except FAILURES as error:
+            return as_failure(error)
+        del question  # of large tensors, before the next are made
+    n, trial = bench.settings.paper_trials, 0
+    while True:
+        inputs = bench.trial(trial)
+        first = bench.baseline.run(inputs, bench.settings.timeout_s, wanted=bench.outputs)
+        expected = bench.expected(trial, first)
+        if not bench.is_void(trial, expected) or trial >= TRIALS_A_PAIR * n:
+            break
+        trial = bench.new_trials(1) + 1
+    baseline_s = bench.seconds(first) + _seconds(bench.baseline, n - 1, inputs, expected, bench)
+    del first
+    try:
+        candidate_s = _seconds(candidate, n, inputs, expected, bench)
+    except FAILURES as error:
+        return as_failure(error)
+    return Speedup(baseline_s / candidate_s, None, None, 1e3 * candidate_s / n, 1e3 * baseline_s / n, n)
+
+
+def _seconds(arm: Arm, n_trials: int, inputs: Inputs, expected: list[Output], bench: Bench) -> float:
+    """Of so many trials together. Raises unless each is right."""
+    total_s = 0.0
+    for _ in range(n_trials):
+        ran = arm.run(inputs, bench.settings.timeout_s, wanted=bench.outputs)
+        check(ran.outputs, expected)
+        total_s += bench.seconds(ran)
+        del ran  # of large outputs, before the next are made
+    return total_s
 
 
 def as_failure(error: Exception) -> WorkerFailure:

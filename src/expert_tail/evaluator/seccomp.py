@@ -2,7 +2,7 @@
 
 A deny list, since torch and GPU drivers use too many calls, of too many versions, to list those that are allowed. What it
 denies is what can reach beyond the process (other processes, the network, mounts, permissions, clocks), what can undo the
-freezing (timers and descriptors that send SIGCONT), and calls newer than this list. A denied call fails with EPERM.
+freezing (SIGCONT, also from timers and descriptors), and calls newer than this list. A denied call fails with EPERM.
 """
 
 import ctypes

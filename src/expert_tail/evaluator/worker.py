@@ -235,13 +235,13 @@ class _Worker:
 
     def _precise(self, *arguments: Any) -> Any:
         """The model without TF32, which torch takes for convolutions on a GPU, and for products where it is told to."""
-        products = torch.backends.cuda.matmul
-        before, products.allow_tf32 = products.allow_tf32, False
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
         try:
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 return self.model(*arguments)
         finally:
-            products.allow_tf32 = before
+            torch.set_float32_matmul_precision(before)
 
     def do_draw(self, seed: int) -> dict[str, Any]:
         """Draw inputs; answers plain values, and where the tensors lie."""
