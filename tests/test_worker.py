@@ -3,6 +3,7 @@
 import os
 import pickle
 import platform
+import select
 import signal
 import time
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_one_that_goes_on_while_its_outputs_are_copied(source: str, runs: int) -
 
         def copied(spans: Any) -> None:
             os.kill(worker.pid, signal.SIGCONT)  # as it could itself, without a sandbox
-            time.sleep(0.4)
+            assert select.select([worker._channel], [], [], 30)[0]  # until it has written again, or is gone
 
         for _ in range(runs - 1):
             worker.run(b"run 1", 30, lambda spans: None)
