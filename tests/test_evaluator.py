@@ -1,38 +1,30 @@
-"""The evaluator: every status for real, what is shared and what is cached, its statistics, its tolerance, its command line."""
+"""The evaluator: every status for real, what is shared and what is cached, its command line."""
 
 import gc
 import itertools
 import json
 import os
-import subprocess
-import sys
 import textwrap
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import binom, kstest
-from scipy.stats import t as student_t
 
 from expert_tail.cli import main
 from expert_tail.errors import UserError
-from expert_tail.evaluator import correctness, protocols, sandbox
+from expert_tail.evaluator import protocols, sandbox
 from expert_tail.evaluator.arm import Arm, Ran
 from expert_tail.evaluator.bench import WARM_UP_RUNS, Bench
 from expert_tail.evaluator.cases import Question
-from expert_tail.evaluator.correctness import VARIATIONS, expect, mismatch, vary
 from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.evaluator import GROUP, Candidate, Evaluator
+from expert_tail.evaluator.process import BUSY_DEVICE, Worker, WorkerFailure
 from expert_tail.evaluator.protocols import PATIENCE_S, Outcome, rounds
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.evaluator.tensors import Tensor
-from expert_tail.evaluator.timing import Speedup, agreed, order_statistic, paired_speedup
 from expert_tail.tasks import Task, load_suite
 
 SETTINGS = EvaluatorSettings(device="cpu", min_pairs=6, max_pairs=6, timeout_s=4, memory_gib=1)
@@ -449,188 +441,6 @@ def test_sandbox_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         running.evaluate([Candidate(TASK, candidate())])
 
 
-# Timing
-
-
-@pytest.mark.parametrize("n", [*range(6, 60), 100, 499, 1000])
-def test_order_statistic_is_that_of_the_binomial(n: int) -> None:
-    k = order_statistic(n)
-    assert binom.cdf(k - 1, n, 0.5) <= 0.025 < binom.cdf(k, n, 0.5)
-
-
-@pytest.mark.parametrize("n", [1, 5])
-def test_too_few_pairs_have_no_interval(n: int) -> None:
-    with pytest.raises(ValueError, match="at least 6"):
-        order_statistic(n)
-
-
-times = st.floats(1e-6, 10.0)
-pairs = st.lists(st.tuples(times, times), min_size=6, max_size=60)
-
-
-@given(pairs, st.floats(0.01, 100.0))
-def test_interval_holds_the_median_scales_and_inverts(values: list[tuple[float, float]], factor: float) -> None:
-    baseline, measured = zip(*values, strict=True)
-    found = paired_speedup(baseline, measured)
-    assert found.low <= found.median * (1 + 1e-12)
-    assert found.median <= found.high * (1 + 1e-12)
-    assert found.trials == len(values)
-    scaled = paired_speedup([factor * b for b in baseline], measured)
-    assert (scaled.low, scaled.high) == pytest.approx((factor * found.low, factor * found.high))
-    swapped = paired_speedup(measured, baseline)
-    assert (swapped.low, swapped.high) == pytest.approx((1 / found.high, 1 / found.low))
-
-
-@pytest.mark.parametrize("n", [6, 12, 48])
-@pytest.mark.parametrize("noise", ["lognormal", "cauchy", "bursts"])
-def test_interval_covers_the_true_ratio_whatever_the_noise(n: int, noise: str) -> None:
-    rng, repeats, covered = np.random.default_rng(n), 2000, 0
-    for _ in range(repeats):
-        logs = {
-            "lognormal": lambda: rng.normal(0.0, 0.2, n),
-            "cauchy": lambda: np.clip(rng.standard_cauchy(n), -20, 20),
-            "bursts": lambda: rng.normal(0.0, 0.01, n) + 3.0 * (rng.random(n) < 0.2) * rng.choice([-1, 1], n),
-        }[noise]()
-        found = paired_speedup(list(1.7 * np.exp(logs)), [1.0] * n)
-        covered += found.low <= 1.7 <= found.high
-    assert covered / repeats > 0.95 - 3 * np.sqrt(0.05 * 0.95 / repeats)
-
-
-def test_replicates_agree_on_no_more_than_all_of_them_show() -> None:
-    replicates = [Speedup(m, m - 0.02, m + 0.03, 1 / m, 1.0, 12) for m in (1.05, 1.01, 1.2)]
-    found = agreed(replicates)
-    assert (found.median, found.kernel_ms, found.trials) == (1.05, 1 / 1.05, 36)
-    assert (found.low, found.high) == pytest.approx((0.99, 1.23))
-
-
-def test_interval_may_be_wider_far_from_one() -> None:
-    assert not Speedup(1.0, 0.97, 1.03, 1, 1, 12).is_tight(0.02)
-    assert Speedup(1.0, 0.995, 1.005, 1, 1, 12).is_tight(0.02)
-    assert Speedup(4.0, 3.8, 4.2, 1, 1, 12).is_tight(0.02)
-    assert not Speedup(4.0, 3.0, 5.0, 1, 1, 12).is_tight(0.02)
-
-
-# Tolerance
-
-
-def product(variation: Any, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    rng = torch.Generator().manual_seed(seed)
-    a, b = torch.rand(64, 512, generator=rng), torch.rand(512, 48, generator=rng)
-    vary([a, b], variation, rng)
-    assert a.dtype == b.dtype == torch.float32
-    return a, b
-
-
-def row(values: torch.Tensor) -> torch.Tensor:
-    return values.double().reshape(1, -1)
-
-
-def test_noise_of_the_shifted_variation_is_students_t() -> None:
-    x = torch.zeros(1 << 14)
-    VARIATIONS[3](x, torch.Generator().manual_seed(3))
-    noise = (x - x.median()) / 0.3  # its shift is one for all
-    assert noise.abs().max() <= 41
-    assert kstest(noise.numpy(), student_t(df=2).cdf).pvalue > 0.01
-
-
-@pytest.mark.parametrize("variation", VARIATIONS)
-def test_tolerance_passes_other_orders_of_summation_and_no_lower_precision(variation: Any) -> None:
-    a, b = product(variation)
-    exact = a.double().numpy() @ b.double().numpy()
-    expected = expect(row(a @ b), row(torch.from_numpy(exact)))
-    assert np.abs((a @ b).numpy() - exact).max() == pytest.approx(float(expected.errors_N))
-
-    order = torch.randperm(512, generator=torch.Generator().manual_seed(1))
-    in_blocks = torch.stack([a[:, i : i + 16] @ b[i : i + 16] for i in range(0, 512, 16)]).sum(0)
-    one_by_one = torch.zeros(64, 48)
-    for i in range(512):
-        one_by_one += a[:, i, None] * b[i]
-    for honest in (a[:, order] @ b[order], in_blocks, one_by_one):
-        assert mismatch(row(honest), expected) == ""
-
-    rounded = a.bfloat16().float() @ b.bfloat16().float()
-    half = a.half() @ b.half()
-    most = a[:, :507] @ b[:507]  # 99 % of the reduction
-    for wrong in (rounded, half, most, torch.full((64, 48), exact.mean()), torch.zeros(64, 48)):
-        assert "values off" in mismatch(row(wrong), expected)
-
-
-def test_outputs_are_compared_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(correctness, "CHUNK", 7)
-    rng = torch.Generator().manual_seed(0)
-    wanted = torch.rand(3, 50, generator=rng, dtype=torch.float64)
-    expected = expect(wanted.float(), wanted)
-    assert torch.equal(expected.errors_N, (wanted.float() - wanted).abs().amax(dim=1))
-    assert mismatch(wanted, expected) == ""
-    off = wanted.clone()
-    off[2, 48] += 1
-    assert mismatch(off, expected) == "1 of 150 values off, largest difference 1"
-
-
-def test_what_is_near_the_end_of_the_range_is_judged_like_the_rest() -> None:
-    wanted = torch.tensor([[1e200, 2e200, -3e200, 1e-9]], dtype=torch.float64)
-    expected = expect(wanted, wanted)
-    assert mismatch(wanted, expected) == ""
-    assert mismatch(wanted * 1.01, expected) != ""
-    assert mismatch(torch.zeros_like(wanted), expected).startswith("3 of 4 values off")
-
-
-@pytest.mark.parametrize("variation", VARIATIONS)
-def test_variations_keep_triangles_and_symmetry(variation: Any) -> None:
-    rng = torch.Generator().manual_seed(0)
-    drawn = torch.rand(40, 40, generator=rng)
-    triangle, symmetric = drawn.triu(), drawn + drawn.T
-    vary([triangle, symmetric], variation, rng)
-    assert torch.equal(triangle, triangle.triu())
-    assert (triangle.triu() != 0).sum() > 700
-    assert torch.equal(symmetric, symmetric.T)
-
-
-def test_each_call_is_judged_by_its_own_scale() -> None:
-    wanted = torch.stack([torch.linspace(1, 2, 50), torch.linspace(1000, 2000, 50)]).double()
-    expected = expect(wanted.float(), wanted)
-    assert mismatch(wanted * (1 + 1e-5), expected) == ""
-    off = wanted.clone()
-    off[0, 7] += 0.01  # nothing beside the second call's values
-    assert mismatch(off, expected).startswith("1 of 100 values off")
-
-
-def test_variations_after_the_first_leave_no_constant() -> None:
-    """A mean of 10 000 uniform values is nearly one half. Varied, it is not."""
-    rng = torch.Generator().manual_seed(0)
-    for variation in VARIATIONS[1:]:
-        means = []
-        for _ in range(50):
-            vary([drawn := torch.rand(100, 100, generator=rng)], variation, rng)
-            means.append(float(drawn.mean()))
-        assert np.ptp(means) > 0.05 * np.mean(np.abs(means))
-    drawn = torch.rand(30, 40, generator=rng)
-    vary([mild := drawn.clone()], VARIATIONS[1], rng)
-    assert bool(((mild > 0) == (drawn > 0)).all())
-    assert 0.2 < float(mild.median() / drawn.median()) < 5
-
-
-@pytest.mark.parametrize(
-    ("output", "is_right"),
-    [
-        ([1.0, np.nan, np.inf], True),
-        ([1.0, np.nan, -np.inf], False),
-        ([1.0, 0.0, np.inf], False),
-        ([np.nan, np.nan, np.inf], False),
-        ([np.inf, np.nan, np.inf], False),
-    ],
-)
-def test_values_that_are_not_finite_must_be_where_the_reference_has_them(output: list[float], is_right: bool) -> None:
-    wanted = torch.tensor([[1.0, np.nan, np.inf]], dtype=torch.float64)
-    assert (mismatch(torch.tensor([output], dtype=torch.float64), expect(wanted, wanted)) == "") == is_right
-
-
-def test_whole_numbers_must_be_equal() -> None:
-    wanted = torch.arange(5)[None]
-    assert mismatch(wanted, expect(wanted, wanted)) == ""
-    assert mismatch(wanted + (wanted == 3), expect(wanted, wanted)) == "1 of 5 values differ"
-
-
 # Command line
 
 
@@ -668,6 +478,21 @@ def test_command_line_with_bad_arguments(arguments: list[str]) -> None:
     assert code == 2
 
 
+def test_command_line_where_no_worker_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(self: Worker) -> None:
+        raise WorkerFailure("timeout", "a worker was not ready", BUSY_DEVICE)
+
+    monkeypatch.setattr(Worker, "_await_start", never)
+    monkeypatch.setenv("EXPERT_TAIL_CACHE", str(tmp_path / "cache"))
+    (file := tmp_path / "body.txt").write_text("return A * s")
+    assert main(["evaluate", "--task", "5", "--candidate", str(file), "--action", "forward_body", "--json"]) == 1
+    said = capsys.readouterr()
+    assert json.loads(said.out)["reason"] == "busy_device"
+    assert "run again" in said.err
+
+
 def test_missing_affine_of_a_built_in_task_is_caught(evaluator: Evaluator) -> None:
     task = next(t for t in load_suite("level1", "cpu") if t.task_id == 40)
     source = task.reference_source.replace("class Model(", "class ModelNew(")
@@ -684,22 +509,3 @@ def test_runs_share_outputs_of_the_same_bytes_and_no_others() -> None:
     first, same, other = ran(0.0, float("nan")), ran(0.0, float("nan")), ran(-0.0, float("nan"))
     assert same.sharing([other, first]).outputs is first.outputs
     assert other.sharing([first, same]) is other
-
-
-GONE = """
-import os, signal, time
-from expert_tail.evaluator.process import ForkServer
-from expert_tail.evaluator.sandbox import Limits
-
-with ForkServer(use_sandbox=False) as server:
-    worker = server.start(Limits(memory_bytes=1 << 32, file_bytes=1 << 20, core=-1, writable=False, sandbox=False))
-    os.kill(worker.pid, signal.SIGKILL)
-    time.sleep(0.5)  # its end is told, and nobody reads it
-    server._socket.close()
-    server._process.wait(10)
-"""
-
-
-def test_fork_server_ends_quietly_when_its_parent_has_not_read_all() -> None:
-    done = subprocess.run([sys.executable, "-c", GONE], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr) == (0, "")

@@ -13,7 +13,7 @@ from expert_tail.evaluator import memory
 from expert_tail.evaluator.arm import Arm, Ran
 from expert_tail.evaluator.layout import Inputs, Layout
 from expert_tail.evaluator.memory import DeviceBuffer, DeviceMemory
-from expert_tail.evaluator.process import BUSY_DEVICE, Run, WorkerFailure
+from expert_tail.evaluator.process import INPUT_MUTATED, Run, WorkerFailure
 from expert_tail.evaluator.protocols import _round
 from expert_tail.evaluator.tensors import Tensor
 
@@ -113,10 +113,10 @@ def test_a_round_with_other_inputs_tells_nothing(
 ) -> None:
     candidates = {0: arm(buffer, forward), 1: arm(buffer, lambda view: None)}
     baseline = arm(buffer, lambda view: None)
-    _, failed, is_intact = _round(baseline, candidates, inputs, BENCH, looks=False)
+    _, failed, is_intact = _round(baseline, candidates, inputs, BENCH, checks_each=False)
     assert not is_intact
-    assert {failure.reason for failure in failed.values()} <= {BUSY_DEVICE}  # nobody is called wrong
-    ran, failed, is_intact = _round(baseline, candidates, inputs, BENCH, looks=True)
+    assert {failure.reason for failure in failed.values()} <= {INPUT_MUTATED}  # nobody is called wrong
+    ran, failed, is_intact = _round(baseline, candidates, inputs, BENCH, checks_each=True)
     assert is_intact
     assert set(failed) == {0}
     assert set(ran) == {None, 1}
@@ -127,11 +127,11 @@ def test_a_baseline_that_fails_with_other_inputs_is_not_to_blame(buffer: DeviceB
     reasons = set()
     for _ in range(20):  # the order is random
         try:
-            _round(baseline, candidates, inputs, BENCH, looks=False)
+            _round(baseline, candidates, inputs, BENCH, checks_each=False)
         except WorkerFailure as failure:
             reasons.add(failure.reason)
-    assert reasons == {BUSY_DEVICE}
-    _, failed, _ = _round(baseline, candidates, inputs, BENCH, looks=True)
+    assert reasons == {INPUT_MUTATED}
+    _, failed, _ = _round(baseline, candidates, inputs, BENCH, checks_each=True)
     assert failed[0].reason == "input_mutated"
 
 

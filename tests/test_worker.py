@@ -5,6 +5,8 @@ import pickle
 import platform
 import select
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -166,3 +168,22 @@ def test_one_that_ends_before_it_is_ready_is_nobodys_fault() -> None:
             worker.call({"do": "release"}, "done", 30)
         assert caught.value.reason == "busy_device"
         worker.close()
+
+
+GONE = """
+import os, signal, time
+from expert_tail.evaluator.process import ForkServer
+from expert_tail.evaluator.sandbox import Limits
+
+with ForkServer(use_sandbox=False) as server:
+    worker = server.start(Limits(memory_bytes=1 << 32, file_bytes=1 << 20, core=-1, writable=False, sandbox=False))
+    os.kill(worker.pid, signal.SIGKILL)
+    time.sleep(0.5)  # its end is told, and nobody reads it
+    server._socket.close()
+    server._process.wait(10)
+"""
+
+
+def test_fork_server_ends_quietly_when_its_parent_has_not_read_all() -> None:
+    done = subprocess.run([sys.executable, "-c", GONE], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

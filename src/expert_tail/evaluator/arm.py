@@ -9,7 +9,7 @@ from typing import Any
 
 from expert_tail.evaluator.layout import Inputs, Layout
 from expert_tail.evaluator.memory import Memory
-from expert_tail.evaluator.process import Worker, WorkerFailure, forged
+from expert_tail.evaluator.process import INPUT_MUTATED, Worker, WorkerFailure, forged
 from expert_tail.evaluator.tensors import Source, Tensor, read_tensor, same_bytes
 from expert_tail.evaluator.worker import RUN, RUN_IDLE
 
@@ -47,22 +47,22 @@ class Arm:
         timeout_s: float,
         command: bytes = RUN,
         wanted: Sequence[Tensor] | None = None,
-        looks: bool = True,
+        checks_inputs: bool = True,
     ) -> Ran:
         """Run the model once on each call's inputs. The worker stays frozen.
 
-        Raises `WorkerFailure`, also for a model whose outputs are not like `wanted`, if given, and, if one `looks`, for one
-        that changed its inputs.
+        Raises `WorkerFailure`, also for a model whose outputs are not like `wanted`, if given, and for one that changed its
+        inputs, unless the caller checks them.
         """
         self.memory.write(inputs)
         try:
             ran = self._run(command, inputs.n_calls, timeout_s, wanted)
         except Exception:
-            if looks:
+            if checks_inputs:
                 self.memory.forget()  # what has failed may have changed them before
             raise
-        if looks and not self.memory.holds(inputs):
-            raise WorkerFailure("incorrect", "the inputs are changed after the call", "input_mutated")
+        if checks_inputs and not self.memory.holds(inputs):
+            raise WorkerFailure("incorrect", "the inputs are changed after the call", INPUT_MUTATED)
         return ran
 
     def idle(self, n_calls: int, timeout_s: float) -> float:

@@ -25,7 +25,7 @@ from expert_tail.evaluator.ceilings import ceilings_of
 from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.hardware import choose_device, hardware
 from expert_tail.evaluator.physics import with_roofline
-from expert_tail.evaluator.process import BUSY_DEVICE, ForkServer, WorkerFailure
+from expert_tail.evaluator.process import BUSY_DEVICE, INPUT_MUTATED, ForkServer, WorkerFailure
 from expert_tail.evaluator.protocols import FAILURES, Outcome, as_failure, paired, published, replicated
 from expert_tail.evaluator.sandbox import MIN_LAYERS, missing
 from expert_tail.evaluator.settings import EvaluatorSettings
@@ -219,7 +219,7 @@ class Evaluator:
             for i, evaluation in protocol(task, placed, making):
                 if may_retry and self._is_suspect(evaluation):
                     suspects.append(group[i])
-                    is_short = is_short or evaluation.reason != "input_mutated"
+                    is_short = is_short or evaluation.reason != INPUT_MUTATED
                 else:
                     yield group[i][0], evaluation
         if is_short and self.device.type == "cuda":
@@ -232,7 +232,7 @@ class Evaluator:
 
     def _is_suspect(self, evaluation: Evaluation) -> bool:
         # On a CPU each has memory and inputs of its own.
-        is_others = evaluation.status == "out_of_memory" or evaluation.reason == "input_mutated"
+        is_others = evaluation.status == "out_of_memory" or evaluation.reason == INPUT_MUTATED
         return evaluation.reason == BUSY_DEVICE or (is_others and self.device.type == "cuda")
 
     def _paired(
@@ -254,8 +254,8 @@ class Evaluator:
     def _of_baseline(self, error: Exception) -> WorkerFailure:
         """What candidates are told that were to be compared with a baseline that fails."""
         failure = as_failure(error)
-        if failure.reason == "input_mutated" and self.device.type == "cuda":  # it never did when it was alone
-            return WorkerFailure("rejected", "others have changed the inputs of the baseline", BUSY_DEVICE)
+        if failure.reason == INPUT_MUTATED and self.device.type == "cuda":  # it never did when it was alone
+            return WorkerFailure("incorrect", "the inputs of the baseline were changed by another", INPUT_MUTATED)
         if failure.reason == BUSY_DEVICE:
             return failure
         status = "crash" if failure.status == "rejected" else failure.status

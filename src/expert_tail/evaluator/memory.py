@@ -7,6 +7,7 @@ a run: it waits for whatever the worker has left running on the device, or finds
 
 import time
 import weakref
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ BUSY_WAIT_S, BUSY_PAUSE_S = 2.0, 5e-3  # the driver clears the memory of process
 MAX_SPANS, MAX_SNAPSHOT_BYTES = 4096, 2**34
 
 
-class Memory:
+class Memory(ABC):
     """A worker's memory. `address` and `n_bytes`: of its input buffer, in the worker."""
 
     device: torch.device
@@ -32,29 +33,31 @@ class Memory:
     address: int
     n_bytes: int
 
+    @abstractmethod
     def allocate(self, layout: Layout, timeout_s: float) -> None:
         """Give the worker a buffer for inputs of this layout, in place of the one before."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, inputs: Inputs) -> None:
         """Put inputs into the buffer, unless they should be there already, and bring the device to rest."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forget(self) -> None:
         """Put the next inputs into the buffer whatever should be there."""
 
+    @abstractmethod
     def holds(self, inputs: Inputs) -> bool:
         """Whether the buffer still holds these inputs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def source(self, spans: Any) -> Source:
         """Memory as it is now; `spans` as the worker answers them."""
-        raise NotImplementedError
 
     def outputs(self, spans: Any) -> Source:
         """The same after a run, for its outputs: once it returns they are there to be read."""
         return self.source(spans)
 
+    @abstractmethod
     def close(self) -> None:
         """Give back what the parent holds of the worker's memory: else it stays taken when the worker frees it."""
 
@@ -83,6 +86,9 @@ class HostMemory(Memory):
     def write(self, inputs: Inputs) -> None:
         self._worker.write(self.address, inputs.packed)
 
+    def forget(self) -> None:
+        pass  # they are put there each time
+
     def holds(self, inputs: Inputs) -> bool:
         return same_bytes(self._worker.read(self.address, inputs.packed.numel()), inputs.packed)
 
@@ -91,6 +97,9 @@ class HostMemory(Memory):
 
     def bytes_at(self, address: int, n_bytes: int) -> torch.Tensor:
         return self._worker.read(address, n_bytes)
+
+    def close(self) -> None:
+        pass  # nothing is held
 
 
 class DeviceBuffer:

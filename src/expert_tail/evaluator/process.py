@@ -29,9 +29,10 @@ import torch
 from expert_tail.errors import UserError
 from expert_tail.evaluator.sandbox import Limits
 
-Source = TypeVar("Source")
+Outputs = TypeVar("Outputs")  # where a run's outputs can be read
 MAX_MESSAGE = 1 << 17
-BUSY_DEVICE = "busy_device"  # a reason that may be the machine's, or others': evaluated again alone, and not cached
+# Reasons that may be others' doing, so that a candidate is evaluated again by itself. The first is never cached.
+BUSY_DEVICE, INPUT_MUTATED = "busy_device", "input_mutated"
 FAILURES = ("compile_error", "runtime_error", "out_of_memory")  # what a worker may say of itself
 START_S = 120.0  # how long a worker may take to be ready: a driver makes the contexts of many one by one, 0.2 s each
 SPIN_S = 0.25  # how long a run's answer is awaited without sleeping
@@ -58,13 +59,13 @@ class WorkerFailure(Exception):
 
 
 @dataclass(frozen=True)
-class Run(Generic[Source]):
+class Run(Generic[Outputs]):
     """One run of a worker: how long it took, what it answered, and where its outputs can be read."""
 
     seconds: float
     outputs: Any
     spans: Any
-    source: Source
+    source: Outputs
 
 
 class ForkServer:
@@ -177,7 +178,7 @@ class Worker:
         self._freeze()
         return self._answer(expect)[0]
 
-    def run(self, command: bytes, timeout_s: float, outputs: Callable[[Any], Source]) -> Run[Source]:
+    def run(self, command: bytes, timeout_s: float, outputs: Callable[[Any], Outputs]) -> Run[Outputs]:
         """Release the worker for one run. Frozen afterwards. `outputs`: its outputs' memory, from the spans it answers.
 
         On a CPU its time is the longer of two: by the parent's clock until it answers; and the processor time it took until

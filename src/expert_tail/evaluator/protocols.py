@@ -13,7 +13,7 @@ from expert_tail.evaluator.arm import Arm, Ran, close_all, made_together
 from expert_tail.evaluator.bench import Bench
 from expert_tail.evaluator.cases import Output, check
 from expert_tail.evaluator.layout import Inputs
-from expert_tail.evaluator.process import BUSY_DEVICE, WorkerFailure
+from expert_tail.evaluator.process import INPUT_MUTATED, WorkerFailure
 from expert_tail.evaluator.timing import Speedup, agreed, paired_speedup
 
 Outcome = Speedup | WorkerFailure
@@ -96,18 +96,18 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
 
     In each round all run once, in random order, on the same fresh inputs; a pair is a candidate's run and the baseline's
     of the same round. So inputs are drawn and the baseline runs once for all of them. Raises where the baseline fails.
-    A round in which a candidate changes the inputs of others does not count; from then on each is looked at by itself.
+    A round in which a candidate changes the inputs of others does not count; from then on each is checked by itself.
     """
     settings = bench.settings
     outcomes: dict[int, Outcome] = {}
     baseline_s: list[float] = []
     seconds: dict[int, list[float]] = {key: [] for key in candidates}
     active = dict(candidates)
-    looks = not baseline.memory.is_shared
+    checks_each = not baseline.memory.is_shared
     warm_s = 0.0  # the baseline's: else a candidate that stalls could keep the baseline cold
     for inputs in bench.warm_ups():
-        ran, failed, is_intact = _round(baseline, active, inputs, bench, looks or len(active) == 1)
-        looks = looks or not is_intact
+        ran, failed, is_intact = _round(baseline, active, inputs, bench, checks_each or len(active) == 1)
+        checks_each = checks_each or not is_intact
         outcomes.update(failed)
         active = {key: arm for key, arm in active.items() if key not in outcomes}
         if (warm_s := warm_s + ran[None].seconds) > WARM_UP_S:
@@ -120,8 +120,8 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
         if not active or (spent_s > settings.timing_budget_s and len(baseline_s) >= settings.min_pairs):
             break
         start = time.monotonic()
-        ran, failed, is_intact = _round(baseline, active, bench.trial(trial), bench, looks or len(active) == 1)
-        looks = looks or not is_intact
+        ran, failed, is_intact = _round(baseline, active, bench.trial(trial), bench, checks_each or len(active) == 1)
+        checks_each = checks_each or not is_intact
         outcomes.update(failed)
         spent_s += (time.monotonic() - start) * 2 / (1 + len(active))
         expected = bench.expected(trial, ran[None])
@@ -149,28 +149,28 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
 
 
 def _round(
-    baseline: Arm, candidates: Mapping[int, Arm], inputs: Inputs, bench: Bench, looks: bool
+    baseline: Arm, candidates: Mapping[int, Arm], inputs: Inputs, bench: Bench, checks_each: bool
 ) -> tuple[dict[int | None, Ran], dict[int, WorkerFailure], bool]:
     """Run each once, in random order; the baseline's run is under None. The last: whether all had the inputs.
 
-    Unless one `looks` at the buffer of inputs after each run, it is looked at in the end: that takes longer than most runs.
+    The buffer of inputs is checked after each run or, which is faster, in the end: to check large ones takes longer than a run.
     If one of several candidates has changed what all share, those after it had other inputs, and a failure tells nothing.
     Raises where the baseline fails.
     """
     arms: dict[int | None, Arm] = {None: baseline} | dict(candidates.items())
     ran: dict[int | None, Ran] = {}
     failed: dict[int, WorkerFailure] = {}
-    changed = WorkerFailure("rejected", "one of several candidates has changed the inputs of all", BUSY_DEVICE)
+    changed = WorkerFailure("incorrect", "one of several candidates has changed the inputs of all", INPUT_MUTATED)
     for key in random.sample(list(arms), len(arms)):
         try:
-            run = arms[key].run(inputs, bench.settings.timeout_s, wanted=bench.outputs, looks=looks)
+            run = arms[key].run(inputs, bench.settings.timeout_s, wanted=bench.outputs, checks_inputs=checks_each)
             ran[key] = run.sharing(ran.values())
         except FAILURES as error:
             failure = as_failure(error)
             if key is None:
-                raise (failure if looks or baseline.memory.holds(inputs) else changed) from None
+                raise (failure if checks_each or baseline.memory.holds(inputs) else changed) from None
             failed[key] = failure
-    if looks or baseline.memory.holds(inputs):
+    if checks_each or baseline.memory.holds(inputs):
         return ran, failed, True
     return ran, dict.fromkeys(failed, changed), False
 
@@ -212,8 +212,9 @@ def published(candidate: Arm, bench: Bench) -> Outcome:
         if not bench.is_void(trial, expected) or trial >= TRIALS_A_PAIR * n:
             break
         trial = bench.new_trials(1) + 1
-    baseline_s = bench.seconds(first) + _seconds(bench.baseline, n - 1, inputs, expected, bench)
-    del first
+    baseline_s = bench.seconds(first)
+    del first  # of large outputs, before the next are made
+    baseline_s += _seconds(bench.baseline, n - 1, inputs, expected, bench)
     try:
         candidate_s = _seconds(candidate, n, inputs, expected, bench)
     except FAILURES as error:
