@@ -23,6 +23,8 @@ from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.evaluator import GROUP, Candidate, Evaluator
 from expert_tail.evaluator.process import BUSY_DEVICE, Worker, WorkerFailure
 from expert_tail.evaluator.protocols import PATIENCE_S, Outcome, rounds
+from expert_tail.evaluator.sandbox import Limits
+from expert_tail.evaluator.server import ForkServer
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.evaluator.tensors import Tensor
 from expert_tail.tasks import Task, load_suite
@@ -349,14 +351,46 @@ def test_the_baseline_gets_ready_when_chance_has_it(
     assert group.index(baselines[0]) == place
 
 
+def test_the_processes_of_the_next_group_get_ready_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they do on a GPU, where that takes long."""
+    other = next(task for task in load_suite("level1", "cpu") if task.task_id == 12)
+    bodies = [candidate(), other.reference_source.replace("class Model(", "class ModelNew(")]
+    prepared: list[tuple[int, bool]] = []
+
+    def prepare(running: Evaluator, benches: Any, n_candidates: int, sources: list[str], has_bench: bool) -> None:
+        prepared.append((len(sources), has_bench))
+        if sources:
+            running._prepare(1, sources, has_bench)
+
+    late: list[int] = []
+    new = ForkServer._new
+
+    def noted(server: ForkServer, limits: Limits) -> Worker:
+        late.append(len(prepared))
+        return new(server, limits)
+
+    monkeypatch.setattr(Evaluator, "_prepare_beside", prepare)
+    monkeypatch.setattr(ForkServer, "_new", noted)
+    n = GROUP["cpu"]
+    with Evaluator(ONCE.model_copy(update={"replicates": 1}), tmp_path) as running:
+        found = running.evaluate(
+            [Candidate(TASK, bodies[0], i) for i in range(n + 1)] + [Candidate(other, bodies[1], i) for i in range(2)]
+        )
+        assert not any(running._servers[0]._prepared.values())  # nothing is left over
+    assert [one.status for one in found] == ["correct"] * (n + 3)
+    assert prepared == [(1, True), (2, False), (0, False)]
+    # Before anything: reference, baseline, and a group with its own baseline. Then the next; a reference, two baselines.
+    assert [late.count(i) for i in range(4)] == [n + 3, 2, 5, 0]
+
+
 def test_a_candidate_that_stalls_cannot_keep_the_baseline_cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     n_rounds = 0
     original = protocols._round
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **how: Any) -> Any:
         nonlocal n_rounds
         n_rounds += 1
-        return original(*arguments)
+        return original(*arguments, **how)
 
     monkeypatch.setattr(protocols, "_round", counted)
     monkeypatch.setattr(protocols, "WARM_UP_S", 60.0)  # else a busy machine has fewer rounds
@@ -484,7 +518,7 @@ def test_command_line_where_no_worker_starts(
     def never(self: Worker) -> None:
         raise WorkerFailure("timeout", "a worker was not ready", BUSY_DEVICE)
 
-    monkeypatch.setattr(Worker, "_await_start", never)
+    monkeypatch.setattr(Worker, "await_start", never)
     monkeypatch.setenv("EXPERT_TAIL_CACHE", str(tmp_path / "cache"))
     (file := tmp_path / "body.txt").write_text("return A * s")
     assert main(["evaluate", "--task", "5", "--candidate", str(file), "--action", "forward_body", "--json"]) == 1

@@ -127,7 +127,9 @@ def test_settings_that_no_verdict_depends_on_measure_nothing_again(protocol: str
 def test_what_may_be_the_machines_fault_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
-    def disturbed(running: Evaluator, task: Task, sources: dict[str, str]) -> Iterator[tuple[str, Evaluation]]:
+    def disturbed(
+        running: Evaluator, task: Task, sources: dict[str, str], following: list[str]
+    ) -> Iterator[tuple[str, Evaluation]]:
         for name in sources:
             yield name, Evaluation("rejected", running.digest, running.hardware, reason=reason)
 

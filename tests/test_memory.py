@@ -9,31 +9,47 @@ from typing import Any
 import pytest
 import torch
 
-from expert_tail.evaluator import memory
 from expert_tail.evaluator.arm import Arm, Ran
 from expert_tail.evaluator.layout import Inputs, Layout
 from expert_tail.evaluator.memory import DeviceBuffer, DeviceMemory
 from expert_tail.evaluator.process import INPUT_MUTATED, Run, WorkerFailure
-from expert_tail.evaluator.protocols import _round
+from expert_tail.evaluator.protocols import WINDOW_S, _round, _windows_s
+from expert_tail.evaluator.rest import Rest
 from expert_tail.evaluator.tensors import Tensor
 
 BENCH: Any = SimpleNamespace(settings=SimpleNamespace(timeout_s=1.0), outputs=None)
 
 
-class Mapped(DeviceMemory):
-    """The same without a device, which is always at rest."""
+class AtRest(Rest):
+    """A device that does nothing else."""
 
-    def _await_rest(self) -> None:
-        pass
+    def _window_s(self, n_flushes: int) -> float:
+        return 1e-4 * n_flushes
+
+    def _fence_s(self) -> float:
+        return 0.0
+
+
+class Disturbed(AtRest):
+    """One on which something else always runs, as soon as anything does that was measured at rest."""
+
+    def is_disturbed(self, seconds: float) -> bool:
+        self.windows_s = [*getattr(self, "windows_s", []), seconds]
+        return True
+
+
+class Mapped(DeviceMemory):
+    """The same without a device."""
 
     def outputs(self, spans: Any) -> Any:
         return None
 
 
 @pytest.fixture
-def buffer(monkeypatch: pytest.MonkeyPatch) -> DeviceBuffer:
-    monkeypatch.setattr(memory, "_flush", lambda device: None)
+def buffer() -> DeviceBuffer:
     made = DeviceBuffer(torch.device("cpu"))
+    made.rest = AtRest(made.device)
+    made.rest.calibrate()
     made.view = torch.zeros(8, dtype=torch.uint8)
     return made
 
@@ -113,13 +129,13 @@ def test_a_round_with_other_inputs_tells_nothing(
 ) -> None:
     candidates = {0: arm(buffer, forward), 1: arm(buffer, lambda view: None)}
     baseline = arm(buffer, lambda view: None)
-    _, failed, is_intact = _round(baseline, candidates, inputs, BENCH, checks_each=False)
-    assert not is_intact
-    assert {failure.reason for failure in failed.values()} <= {INPUT_MUTATED}  # nobody is called wrong
-    ran, failed, is_intact = _round(baseline, candidates, inputs, BENCH, checks_each=True)
-    assert is_intact
-    assert set(failed) == {0}
-    assert set(ran) == {None, 1}
+    done = _round(baseline, candidates, inputs, BENCH, checks_each=False)
+    assert not done.is_intact
+    assert {failure.reason for failure in done.failed.values()} <= {INPUT_MUTATED}  # nobody is called wrong
+    done = _round(baseline, candidates, inputs, BENCH, checks_each=True)
+    assert done.is_intact
+    assert set(done.failed) == {0}
+    assert set(done.ran) == {None, 1}
 
 
 def test_a_baseline_that_fails_with_other_inputs_is_not_to_blame(buffer: DeviceBuffer, inputs: Inputs) -> None:
@@ -131,8 +147,36 @@ def test_a_baseline_that_fails_with_other_inputs_is_not_to_blame(buffer: DeviceB
         except WorkerFailure as failure:
             reasons.add(failure.reason)
     assert reasons == {INPUT_MUTATED}
-    _, failed, _ = _round(baseline, candidates, inputs, BENCH, checks_each=True)
-    assert failed[0].reason == "input_mutated"
+    done = _round(baseline, candidates, inputs, BENCH, checks_each=True)
+    assert done.failed[0].reason == "input_mutated"
+
+
+@pytest.mark.parametrize("n_candidates", [1, 4])
+def test_a_round_on_a_device_that_is_disturbed_ends(buffer: DeviceBuffer, inputs: Inputs, n_candidates: int) -> None:
+    buffer.rest = rest = Disturbed(buffer.device)
+    candidates = {i: arm(buffer, lambda view: None) for i in range(n_candidates)}
+    done = _round(arm(buffer, lambda view: None), candidates, inputs, BENCH, checks_each=False)
+    assert done.is_disturbed
+    assert not done.ran
+    assert not done.failed
+    assert len(rest.windows_s) == 1  # before the first, whoever that is
+    done = _round(arm(buffer, lambda view: None), candidates, inputs, BENCH, checks_each=False, is_timed=False)
+    assert not done.is_disturbed
+    assert len(done.ran) == 1 + n_candidates
+
+
+def test_when_it_is_looked_whether_the_device_is_at_rest() -> None:
+    order = [3, None, 0, 1, 2]
+    second = set()
+    for _ in range(200):
+        windows_s = _windows_s(order)
+        assert windows_s[3] == WINDOW_S
+        (other,) = windows_s.keys() - {3}
+        second.add(other)
+    assert second == {None, 0, 1, 2}
+    alone = [_windows_s([None, 0]) for _ in range(200)]
+    assert all(min(windows_s[None], windows_s[0]) > WINDOW_S for windows_s in alone)
+    assert len({windows_s[0] for windows_s in alone}) == 200  # none can be foreseen
 
 
 def test_calls_are_drawn_one_by_one() -> None:

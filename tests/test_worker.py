@@ -1,5 +1,6 @@
 """A worker: the parameters a candidate takes, the calls that it may not make, and what the parent does when it does not obey."""
 
+import contextlib
 import os
 import pickle
 import platform
@@ -16,8 +17,9 @@ import torch
 from torch import nn
 
 from expert_tail.evaluator import seccomp
-from expert_tail.evaluator.process import ForkServer, Worker, WorkerFailure
+from expert_tail.evaluator.process import Worker, WorkerFailure
 from expert_tail.evaluator.sandbox import Limits
+from expert_tail.evaluator.server import ForkServer
 from expert_tail.evaluator.worker import _matching
 
 
@@ -161,6 +163,54 @@ def test_one_that_does_not_answer_runs_no_longer(tmp_path: Path) -> None:
         worker.close()
 
 
+def test_those_that_are_prepared_are_handed_out_first() -> None:
+    plain, other = (Limits(**LIMITS | {"writable": writable}, sandbox=False) for writable in (False, True))
+    with ForkServer(use_sandbox=False) as server:
+        server.prepare(plain, 2)
+        server.prepare(plain, 2)  # there are
+        server.settle()
+        prepared = [worker.pid for worker in server._prepared[plain]]
+        assert len(prepared) == 2
+        workers = [server.start(limits) for limits in (plain, other, plain, plain)]
+        pids = [worker.pid for worker in workers]
+        assert [pids[0], pids[2]] == prepared
+        assert len(set(pids)) == 4
+        for worker in workers:
+            worker.call({"do": "release"}, "done", 30)
+            worker.close()
+
+
+def test_those_that_nobody_wanted_end(tmp_path: Path) -> None:
+    limits = Limits(**LIMITS, sandbox=False)
+    with ForkServer(use_sandbox=False) as server:
+        server.prepare(limits, 2)
+        discarded = [worker.pid for worker in server._prepared[limits]]
+        server.discard()
+        assert not any(Path(f"/proc/{pid}").exists() for pid in discarded)
+        assert server.start(limits).pid not in discarded
+        server.prepare(limits, 1)
+        (left,) = (worker.pid for worker in server._prepared[limits])
+    assert not Path(f"/proc/{left}").exists()
+
+
+def test_one_that_is_prepared_and_does_not_start_is_replaced() -> None:
+    limits = Limits(**LIMITS, sandbox=False)
+    with ForkServer(use_sandbox=False) as server:
+        server.prepare(limits, 2)
+        broken, sound = server._prepared[limits]
+        os.kill(broken.pid, signal.SIGKILL)
+        while Path(f"/proc/{broken.pid}").exists():
+            time.sleep(0.01)
+        broken._channel.setblocking(False)
+        with contextlib.suppress(BlockingIOError):  # what it said before
+            broken._channel.recv(100)
+        server.settle()
+        assert [worker.pid for worker in server._prepared[limits]] == [sound.pid]
+        worker = server.start(limits)
+        worker.call({"do": "release"}, "done", 30)
+        worker.close()
+
+
 def test_one_that_ends_before_it_is_ready_is_nobodys_fault() -> None:
     with ForkServer(use_sandbox=False) as server:
         worker = server.start(Limits(**LIMITS, sandbox=False, device="cuda"))  # there is none
@@ -172,7 +222,7 @@ def test_one_that_ends_before_it_is_ready_is_nobodys_fault() -> None:
 
 GONE = """
 import os, signal, time
-from expert_tail.evaluator.process import ForkServer
+from expert_tail.evaluator.server import ForkServer
 from expert_tail.evaluator.sandbox import Limits
 
 with ForkServer(use_sandbox=False) as server:

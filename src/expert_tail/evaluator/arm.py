@@ -14,6 +14,10 @@ from expert_tail.evaluator.tensors import Source, Tensor, read_tensor, same_byte
 from expert_tail.evaluator.worker import RUN, RUN_IDLE
 
 
+class Disturbed(Exception):
+    """Other work ran on the device when none should."""
+
+
 @dataclass(frozen=True, eq=False)
 class Ran:
     """One run of an arm: its seconds by the parent's clock, and the outputs of each call."""
@@ -48,13 +52,16 @@ class Arm:
         command: bytes = RUN,
         wanted: Sequence[Tensor] | None = None,
         checks_inputs: bool = True,
+        window_s: float = 0.0,
     ) -> Ran:
         """Run the model once on each call's inputs. The worker stays frozen.
 
         Raises `WorkerFailure`, also for a model whose outputs are not like `wanted`, if given, and for one that changed its
-        inputs, unless the caller checks them.
+        inputs, unless the caller checks them; `Disturbed`, if in the last `window_s` seconds before the device was not at rest.
         """
         self.memory.write(inputs)
+        if window_s and self.memory.is_disturbed(window_s):
+            raise Disturbed
         try:
             ran = self._run(command, inputs.n_calls, timeout_s, wanted)
         except Exception:

@@ -15,26 +15,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from expert_tail.evaluator.arm import Arm, Ran, close_all
-from expert_tail.evaluator.build import MAX_BYTES, Builds, needs_build
+from expert_tail.evaluator.arm import Arm, Ran
+from expert_tail.evaluator.build import Builds, needs_build
 from expert_tail.evaluator.cases import Case, Output, Question, check, stacked
 from expert_tail.evaluator.compilers import FOLDER
 from expert_tail.evaluator.correctness import VARIATIONS, Expected, Variation, expect, vary
 from expert_tail.evaluator.layout import Inputs, Layout
 from expert_tail.evaluator.memory import DeviceBuffer, DeviceMemory, HostMemory
-from expert_tail.evaluator.process import ForkServer, Worker, WorkerFailure
-from expert_tail.evaluator.sandbox import Limits
+from expert_tail.evaluator.process import Worker, WorkerFailure
+from expert_tail.evaluator.server import ForkServer, limits
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.evaluator.tensors import Tensor, are_finite, flat_array, read_tensor
 from expert_tail.evaluator.worker import RUN, RUN_DOUBLE, RUN_KEEPING, RUN_PRECISE
 from expert_tail.tasks import Task
 
 POOL_BYTES = {"cpu": 1 << 29, "cuda": 1 << 33}  # inputs kept for the next candidate; more are drawn again
-REFERENCE_MEMORY = 4.0  # times a candidate's, since it also holds a float64 copy
 # On a GPU one trial is as many calls as take this long, each on inputs of its own: releasing a process and switching the
 # device to it takes half a millisecond, which varies by a tenth of one.
 TRIAL_S, MAX_CALLS = 8e-3, 64
-INPUT_SHARE, OUTPUT_SHARE = 1 / 16, 1 / 64  # of a device's memory, for one trial's; each worker keeps its outputs
+INPUT_SHARE, OUTPUT_SHARE = 1 / 8, 1 / 64  # of a device's memory, for one trial's; each worker keeps its outputs
 N_IDLE = 8
 LARGE_BYTES = 1 << 30  # tensors beyond this are drawn and computed again rather than kept
 DOUBLE_BYTES = 1 << 31  # outputs up to this are compared with float64 ones, others with float32 ones that no TF32 is in
@@ -46,7 +45,6 @@ SETTLE_S = 0.05  # freed device memory is cleared in the background, which takes
 class Bench:
     """A task's reference, ready to be compared with. Raises `WorkerFailure` where the reference itself fails.
 
-    `n_ready`: workers for candidates that are started at once with the reference's, and get ready while that computes.
     `is_frugal`: give back device memory after each use, at a cost in time.
     """
 
@@ -58,7 +56,6 @@ class Bench:
         settings: EvaluatorSettings,
         core: int,
         device: torch.device,
-        n_ready: int = 0,
         is_frugal: bool = False,
     ) -> None:
         self.is_frugal = is_frugal
@@ -71,9 +68,7 @@ class Bench:
             self._buffer = DeviceBuffer(device)
             self._stack.callback(self._buffer.close)
             self._reference = self._arm(is_reference=True)
-            self._ready: list[Arm] = []
-            self._stack.callback(lambda: close_all([self._reference, *self._ready]))
-            self._ready += [self._arm() for _ in range(1 + n_ready)]
+            self._stack.callback(self._reference.close)
             scratch = self._reference.worker.scratch
             (scratch / "candidate.py").write_text(task.reference_source)
             self.blob = scratch / "parameters.pickle"
@@ -96,6 +91,8 @@ class Bench:
                     self.baseline.run(inputs, settings.timeout_s)
                 idle = [self.baseline.idle(self.layout.n_calls, settings.timeout_s) for _ in range(N_IDLE)]
                 self.overhead_s = min(idle)  # the least, so that no time is taken off that was really spent
+                self.settle()
+                self._buffer.rest.calibrate()
         except BaseException:
             self.close()
             raise
@@ -107,9 +104,14 @@ class Bench:
             gc.collect()  # an error on its way up refers to frames, and they to tensors and to it
         self._trim()
 
+    def settle(self) -> None:
+        """Wait until nothing starts any more."""
+        self._server.settle()
+
     def save_memory(self) -> None:
         """Be frugal from now on, and give back what is held."""
         self.is_frugal = True
+        self._server.discard()
         self._pool = {}
         self._reference.memory.close()
         self._call({"do": "release"}, "done")
@@ -122,10 +124,7 @@ class Bench:
         or slower: its memory lies elsewhere. Threads may load several at a time.
         """
         built = self._builds.find(self._build_key(source)) if needs_build(source) else None
-        try:
-            arm = self._ready.pop() if built is None else self._arm(writable=True)
-        except IndexError:
-            arm = self._arm()
+        arm = self._arm(writable=built is not None)
         # Loading what was compiled takes part of what compiling it took: torch.compile reads its own modules first.
         worker, timeout_s = arm.worker, self.settings.timeout_s if built is None else self.settings.build_timeout_s
         try:
@@ -322,17 +321,24 @@ class Bench:
             self._reference.memory.close()
             self._call({"do": "release"}, "done")
 
-    def has_room(self, beside: int | None = None) -> bool:
-        """Whether a device has room to spare; or for another candidate beside so many, who hold the outputs of one call.
-
-        When they are timed each holds those of a trial, and so do copies of the baseline's and of one that differs: most do not.
-        """
+    def has_room(self, n_bytes: int = 0) -> bool:
+        """Whether a device has room to spare beside so many bytes."""
         if self.device.type == "cpu":
             return True
         free, total = torch.cuda.mem_get_info(self.device)
-        calls = 0 if beside is None else 3 * self.layout.n_calls + beside * (self.layout.n_calls - 1)
-        taken = calls * sum(output.n_bytes for output in self.outputs)
-        return not self.is_frugal and free - taken > SPARE * total
+        return not self.is_frugal and free - n_bytes > SPARE * total
+
+    def has_room_beside(self, n: int) -> bool:
+        """Whether a device has room for another candidate beside so many, who hold the outputs of one call.
+
+        When they are timed each holds those of a trial, and so do copies of the baseline's and of one that differs: most do not.
+        """
+        n_calls = 3 * self.layout.n_calls + n * (self.layout.n_calls - 1)
+        return self.has_room(n_calls * sum(output.n_bytes for output in self.outputs))
+
+    def bytes_of_outputs(self, n: int) -> int:
+        """What outputs take when so many candidates are timed: theirs, and copies of some."""
+        return (3 + n) * self.layout.n_calls * sum(output.n_bytes for output in self.outputs)
 
     def _trim(self) -> None:
         """Leave the device's memory that this process holds, but does not use, to the workers."""
@@ -355,19 +361,7 @@ class Bench:
         return Arm(worker, HostMemory(worker) if self.device.type == "cpu" else DeviceMemory(worker, self._buffer))
 
     def _start(self, is_reference: bool = False, writable: bool = False, compiles: bool = False) -> Worker:
-        """A new worker. The reference's holds a float64 copy; it and one that compiles write large files."""
-        gib = self.settings.memory_gib + (self.settings.device_memory_gib if self.device.type == "cuda" else 0)
-        trusted_more = is_reference or compiles
-        limits = Limits(
-            memory_bytes=int(gib * 2**30 * (REFERENCE_MEMORY if trusted_more else 1)),
-            file_bytes=2**32 if is_reference else MAX_BYTES if compiles else int(self.settings.output_mib * 2**20),
-            core=-1 if compiles else self._core,
-            writable=trusted_more or writable,
-            sandbox=self.settings.sandbox != "off",
-            device=self.device.type,
-            compiles=compiles,
-        )
-        return self._server.start(limits)
+        return self._server.start(limits(self.settings, self._core, self.device, is_reference, writable, compiles))
 
     def _seed(self, purpose: str) -> int:
         return int.from_bytes(hashlib.sha256(self._secret + purpose.encode()).digest()[:6])

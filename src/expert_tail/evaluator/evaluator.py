@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,9 +25,10 @@ from expert_tail.evaluator.ceilings import ceilings_of
 from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.hardware import choose_device, hardware
 from expert_tail.evaluator.physics import with_roofline
-from expert_tail.evaluator.process import BUSY_DEVICE, INPUT_MUTATED, ForkServer, WorkerFailure
+from expert_tail.evaluator.process import BUSY_DEVICE, INPUT_MUTATED, WorkerFailure
 from expert_tail.evaluator.protocols import FAILURES, Outcome, as_failure, paired, published, replicated
 from expert_tail.evaluator.sandbox import MIN_LAYERS, missing
+from expert_tail.evaluator.server import ForkServer, limits
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.progress import log
 from expert_tail.tasks import Task
@@ -36,6 +37,7 @@ from expert_tail.tasks.work import work_of
 REFERENCE_FAILED = "reference_failed"
 # Candidates made ready side by side, and timed in the same rounds. On a GPU drawing inputs takes longer than most runs.
 GROUP = {"cpu": 6, "cuda": 24}
+CONTEXT_BYTES = 1 << 30  # of a GPU: what a process takes that drives it
 MEMORY_EACH = 4 << 30  # of a GPU, free: it has room for as many candidates at a time
 
 
@@ -104,18 +106,23 @@ class Evaluator:
             self._require_sandbox()
             with _alone(self.device), self._elsewhere():
                 self._ceilings = ceilings_of(str(self.device), self.core, self.hardware)
-                for task, names in waiting.items():
+                upcoming = deque(waiting.items())
+                while upcoming:
+                    task, names = upcoming.popleft()
                     for name in names:
                         if found := self.cache.late(name):  # another process has measured it since
                             results[name] = found
                             advance(len(wanted[name]))
                     sources = {n: candidates[wanted[n][0]].source for n in names if n not in results}
-                    for name, evaluation in self._evaluate_task(task, sources) if sources else ():
+                    following = [candidates[wanted[n][0]].source for n in upcoming[0][1]] if upcoming else []
+                    for name, evaluation in self._evaluate_task(task, sources, following) if sources else ():
                         if evaluation.reason not in (REFERENCE_FAILED, BUSY_DEVICE):  # which may be the machine's fault
                             self.cache.put(name, evaluation)
                         results[name] = evaluation
                         measured += 1
                         advance(len(wanted[name]))
+                for server in self._servers:
+                    server.discard()
         self.cache.note(asked=len(candidates), measured=measured)
         return [results[self._key(candidate)] for candidate in candidates]
 
@@ -138,7 +145,10 @@ class Evaluator:
             repeat=str(candidate.repeat),
         )
 
-    def _evaluate_task(self, task: Task, sources: Mapping[str, str]) -> Iterator[tuple[str, Evaluation]]:
+    def _evaluate_task(
+        self, task: Task, sources: Mapping[str, str], following: Sequence[str]
+    ) -> Iterator[tuple[str, Evaluation]]:
+        """`following`: sources of the next task, whose processes may get ready meanwhile."""
         left, advice = dict(sources), "correct the task's source"
         try:
             with contextlib.ExitStack() as stack:
@@ -150,7 +160,10 @@ class Evaluator:
                 waiting = list(sources.items())
                 n = len(benches) if benches[0].is_frugal else max(self.at_once, self.group)
                 for start in range(0, len(waiting), n):
-                    for name, evaluation in self._evaluate_group(task, benches, waiting[start : start + n]):
+                    group, later = waiting[start : start + n], waiting[start + n : start + 2 * n]
+                    sources_ahead = [source for _, source in later] or following
+                    ahead = partial(self._prepare_beside, benches, len(group), sources_ahead, bool(later))
+                    for name, evaluation in self._evaluate_group(task, benches, group, ahead):
                         del left[name]
                         yield name, evaluation
         except FAILURES as error:
@@ -170,9 +183,8 @@ class Evaluator:
         like `Bench`.
         """
         n = min(self.at_once, len(sources))
-        n_ready = min(self.group, sum(not needs_build(source) for source in sources)) // n
-        n_ready += self._new_baselines
         self._start_servers(n)
+        self._prepare(n, sources, has_bench=False)
 
         def opened(n: int, **how: Any) -> list[Bench]:
             with contextlib.ExitStack() as opening:
@@ -184,11 +196,13 @@ class Evaluator:
                 return benches
 
         try:
-            return opened(n, n_ready=n_ready)
+            return opened(n)
         except FAILURES as error:
             is_full = as_failure(error).status == "out_of_memory" or as_failure(error).reason == BUSY_DEVICE
             if self.device.type == "cpu" or not is_full:
                 raise
+        for server in self._servers:
+            server.discard()
         try:
             return opened(n, is_frugal=True)
         except FAILURES as error:
@@ -197,15 +211,36 @@ class Evaluator:
         log(f"task {task.task_id} ({task.name}): {self.device} has no room for {n} at the same time: one at a time")
         return opened(1, is_frugal=True)
 
+    def _prepare(self, n: int, sources: Sequence[str], has_bench: bool) -> None:
+        """Start what the next group of `sources` needs on each of n servers, beside what a bench does if there is none yet."""
+        each = min(self.group, sum(not needs_build(source) for source in sources)) // n + self._new_baselines
+        for server in self._servers[:n]:
+            if not has_bench:
+                server.prepare(limits(self.settings, self.core, self.device, is_reference=True), 1)
+            server.prepare(limits(self.settings, self.core, self.device), each + (not has_bench))
+
+    def _prepare_beside(
+        self, benches: Sequence[Bench], n_candidates: int, sources: Sequence[str], has_bench: bool
+    ) -> None:
+        """The same while a group is proven, where that saves time and leaves room: on a GPU, whose driver starts one by one."""
+        n_bytes = CONTEXT_BYTES * (len(sources) + 3) + benches[0].bytes_of_outputs(n_candidates)
+        if sources and self.device.type == "cuda" and benches[0].has_room(n_bytes):
+            self._prepare(min(self.at_once, len(sources)), sources, has_bench)
+
     def _start_servers(self, n: int) -> None:
         while len(self._servers) < n:
             server = ForkServer(self.settings.sandbox != "off", self.device.index)
             self._servers.append(self._stack.enter_context(server))
 
     def _evaluate_group(
-        self, task: Task, benches: list[Bench], group: list[tuple[str, str]], may_retry: bool = True
+        self,
+        task: Task,
+        benches: list[Bench],
+        group: list[tuple[str, str]],
+        ahead: Callable[[], None] = lambda: None,
+        may_retry: bool = True,
     ) -> Iterator[tuple[str, Evaluation]]:
-        """Load some candidates at the same time, then run them.
+        """Load some candidates at the same time, then run them; `ahead` is called in between.
 
         One that finds the device busy or full, or its inputs changed, is evaluated again by itself: it may be others' doing.
         """
@@ -216,6 +251,7 @@ class Evaluator:
         if self._new_baselines and not benches[0].is_frugal:
             makers.append(benches[0].new_baseline)
         with made_together(makers) as making:
+            ahead()
             for i, evaluation in protocol(task, placed, making):
                 if may_retry and self._is_suspect(evaluation):
                     suspects.append(group[i])

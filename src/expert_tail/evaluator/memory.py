@@ -5,7 +5,6 @@ it; outputs lie in allocations of the worker that the parent maps. The parent's 
 a run: it waits for whatever the worker has left running on the device, or finds its outputs unfinished.
 """
 
-import time
 import weakref
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -15,13 +14,11 @@ import torch
 
 from expert_tail.evaluator import cuda
 from expert_tail.evaluator.layout import Inputs, Layout
-from expert_tail.evaluator.process import BUSY_DEVICE, Worker, WorkerFailure, forged
+from expert_tail.evaluator.process import Worker, WorkerFailure, forged
+from expert_tail.evaluator.rest import Rest
 from expert_tail.evaluator.tensors import Source, is_address, same_bytes
 from expert_tail.evaluator.worker import INPUTS
 
-FLUSH_BYTES = 256 * 2**20  # several times the L2 cache of any GPU
-BUSY_S = 7e-4  # a small kernel of the parent waits no longer unless another process keeps the device busy
-BUSY_WAIT_S, BUSY_PAUSE_S = 2.0, 5e-3  # the driver clears the memory of processes that ended, for up to half a second
 MAX_SPANS, MAX_SNAPSHOT_BYTES = 4096, 2**34
 
 
@@ -40,6 +37,10 @@ class Memory(ABC):
     @abstractmethod
     def write(self, inputs: Inputs) -> None:
         """Put inputs into the buffer, unless they should be there already, and bring the device to rest."""
+
+    def is_disturbed(self, seconds: float) -> bool:
+        """Whether other work runs on the device, where there is one, while the parent keeps it for so long."""
+        return False
 
     @abstractmethod
     def forget(self) -> None:
@@ -107,6 +108,7 @@ class DeviceBuffer:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self._address = device, 0
+        self.rest = Rest(device)
         self._holds: weakref.ref[Inputs] | None = None  # what was put there, and has not been seen to be changed
 
     def should_hold(self, inputs: Inputs) -> bool:
@@ -166,20 +168,17 @@ class DeviceMemory(Memory):
         self._buffer.forget()
 
     def write(self, inputs: Inputs) -> None:
+        rest = self._buffer.rest
         if not self._buffer.should_hold(inputs):
-            self._await_rest()  # who was told to end may still write there
+            rest.wait()  # who was told to end may still write there
             self._buffer.fill(inputs)
         # Room for the outputs' copy, which is made on the clock: torch keeps it at hand.
         torch.empty(self._taken, dtype=torch.uint8, device=self.device)
-        _flush(self.device)
-        self._await_rest()
+        rest.flush()
+        rest.wait()
 
-    def _await_rest(self) -> None:
-        deadline = time.monotonic() + BUSY_WAIT_S
-        while _fence_s(self.device) > BUSY_S:
-            if time.monotonic() > deadline:
-                raise WorkerFailure("rejected", "the device is busy while the process is frozen", BUSY_DEVICE)
-            time.sleep(BUSY_PAUSE_S)
+    def is_disturbed(self, seconds: float) -> bool:
+        return self._buffer.rest.is_disturbed(seconds)
 
     def holds(self, inputs: Inputs) -> bool:
         return self._buffer.holds(inputs)
@@ -236,27 +235,3 @@ class Snapshot:
                 found = piece[address - start : address - start + n_bytes]
                 return found if found.storage_offset() % 16 == 0 else found.clone()
         raise WorkerFailure("rejected", "no memory at the address answered", "bad_address")
-
-
-_flush_buffers: dict[torch.device, torch.Tensor] = {}
-
-
-def _flush(device: torch.device) -> None:
-    """Put out of the device's cache whatever was written last, inputs among them."""
-    _flush_buffer(device).zero_()
-    torch.cuda.synchronize(device)
-
-
-def _flush_buffer(device: torch.device) -> torch.Tensor:
-    if device not in _flush_buffers:
-        _flush_buffers[device] = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=device)
-    return _flush_buffers[device]
-
-
-def _fence_s(device: torch.device) -> float:
-    """How long a kernel of nothing takes: where another process has work running, as long as its time slice."""
-    flushed = _flush_buffer(device)
-    start = time.perf_counter_ns()
-    flushed[:1].zero_()
-    torch.cuda.synchronize(device)
-    return (time.perf_counter_ns() - start) * 1e-9

@@ -1,4 +1,4 @@
-"""The parent's side of workers: start, freeze, read and write their memory, enforce limits, kill.
+"""The parent's side of a worker: freeze it, read and write its memory, enforce limits, kill it.
 
 What the parent knows of a candidate rests on four things that the candidate cannot reach: the parent's clock, the values
 that the parent reads out of the process while it is frozen or the clock runs, and the kernel's reports of how much processor
@@ -9,25 +9,24 @@ import contextlib
 import ctypes
 import json
 import os
-import re
 import select
 import shutil
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
 from expert_tail.errors import UserError
 from expert_tail.evaluator.sandbox import Limits
+
+if TYPE_CHECKING:
+    from expert_tail.evaluator.server import ForkServer
 
 Outputs = TypeVar("Outputs")  # where a run's outputs can be read
 MAX_MESSAGE = 1 << 17
@@ -40,10 +39,6 @@ GRACE_S = 0.2  # how long a thread that has done its work may take to vanish
 RELEASE_NS = 50_000  # most that a wait for a processor counts for, beside processor time
 _OUTPUT_TAIL = 2000
 _LIBC = ctypes.CDLL(None, use_errno=True)
-# Secrets of the user stay outside.
-_ENVIRONMENT = re.compile(
-    r"PATH|HOME|LANG|LC_\w+|LD_LIBRARY_PATH|PYTHON\w+|VIRTUAL_ENV|TZ|(OPENBLAS|OMP|MKL|TORCH|CUDA|NVIDIA|GOMP|KMP)_\w+"
-)
 
 
 class _Iovec(ctypes.Structure):
@@ -68,91 +63,11 @@ class Run(Generic[Outputs]):
     source: Outputs
 
 
-class ForkServer:
-    """Starts workers by forking a process that has imported torch already. Use as a context manager; threads may share it.
-
-    `gpu`: number of the one GPU that workers see, as CUDA counts them; None hides all.
-    """
-
-    def __init__(self, use_sandbox: bool = True, gpu: int | None = None) -> None:
-        self.use_sandbox, self.gpu = use_sandbox, gpu
-        self._lock = threading.RLock()
-        self.has_read = False  # whether this machine lets the parent into a worker's memory
-        self._sandbox: str | None = None
-
-    def __enter__(self) -> "ForkServer":
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        mode = "sandbox" if self.use_sandbox else "off"
-        # -P: a candidate may read what is on sys.path, which must not be the working folder.
-        command = [sys.executable, "-P", "-m", "expert_tail.evaluator.forkserver", str(theirs.fileno()), mode]
-        self._process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], env=_environment(self.gpu), stdin=subprocess.DEVNULL
-        )
-        theirs.close()
-        self._exited: dict[int, int] = {}
-        self._folder = Path(tempfile.mkdtemp(prefix="expert-tail-"))
-        self._started = 0
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-        self._process.kill()
-        self._process.wait()
-        _remove(self._folder)
-
-    @property
-    def sandbox(self) -> str:
-        """What workers are confined by, as in the evaluations' column `sandbox`. Waits for the server to be up."""
-        with self._lock:
-            if self._sandbox is None:
-                first = self._receive()
-                if "sandbox" not in first:
-                    raise UserError(
-                        f"the sandbox fails here ({first['broken']}); set evaluator.sandbox to off to do without"
-                    )
-                self._sandbox = first["sandbox"]
-            return self._sandbox
-
-    def start(self, limits: Limits) -> "Worker":
-        _ = self.sandbox
-        with self._lock:
-            self._started += 1
-            scratch = self._folder / str(self._started)
-            scratch.mkdir()
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            output = os.open(scratch / "output.txt", os.O_RDWR | os.O_CREAT | os.O_APPEND)
-            request = json.dumps({"scratch": str(scratch), "limits": asdict(limits)}).encode()
-            socket.send_fds(self._socket, [request], [theirs.fileno(), output])
-            theirs.close()
-            return Worker(self, self._answer("pid"), ours, scratch, output, limits)
-
-    def exit_status(self, pid: int) -> int:
-        """Wait status of a worker that has ended (blocks until the fork server has reaped it)."""
-        with self._lock:
-            while pid not in self._exited:
-                self._note_exit(self._receive())
-            return self._exited.pop(pid)
-
-    def _answer(self, key: str) -> int:
-        while key not in (message := self._receive()):
-            self._note_exit(message)
-        return message[key]
-
-    def _note_exit(self, message: dict[str, Any]) -> None:
-        self._exited[message["exited"]] = message["status"]
-
-    def _receive(self) -> dict[str, Any]:
-        message = self._socket.recv(MAX_MESSAGE)
-        if not message:
-            raise UserError("the evaluator's fork server died; is `import torch` working, and is there memory left?")
-        return json.loads(message)
-
-
 class Worker:
     """One process with one module in it. From its first answer on it is frozen, except while it owes another."""
 
     def __init__(
-        self, server: ForkServer, pid: int, channel: socket.socket, scratch: Path, output: int, limits: Limits
+        self, server: "ForkServer", pid: int, channel: socket.socket, scratch: Path, output: int, limits: Limits
     ) -> None:
         self._server, self.pid, self._channel, self.scratch, self._output = server, pid, channel, scratch, output
         self._spins = limits.core not in os.sched_getaffinity(0)
@@ -169,8 +84,7 @@ class Worker:
 
     def call(self, command: dict[str, Any], expect: str, timeout_s: float) -> Any:
         """Send a command, let the worker run until it answers, freeze it; the answer's `expect`. Raises `WorkerFailure`."""
-        if not self._is_ready:
-            self._await_start()
+        self.await_start()
         self._send(json.dumps(command).encode())
         self._signal(signal.SIGCONT)
         if not self._poll.poll(timeout_s * 1e3):
@@ -252,15 +166,18 @@ class Worker:
         self._channel.close()
         status = self._server.exit_status(self.pid)
         os.close(self._output)
-        _remove(self.scratch)
+        remove_folder(self.scratch)
         return status
 
     def _require_alive(self) -> None:
         if self._killed or not self._alive:  # its number may be another's by now
             raise WorkerFailure("crash", "the process ended before")
 
-    def _await_start(self) -> None:
+    def await_start(self) -> None:
         """Wait until the worker is there. That it is not is no fault of a candidate, which it has not seen."""
+        if self._is_ready:
+            return
+        self._require_alive()
         if not self._poll.poll(START_S * 1e3):
             self.kill()
             raise WorkerFailure("timeout", f"a worker was not ready within {START_S:g} s", BUSY_DEVICE)
@@ -394,21 +311,6 @@ def forged() -> WorkerFailure:
     return WorkerFailure("rejected", "an answer on the evaluator's channel that is not its own", "forged_answer")
 
 
-def _environment(gpu: int | None) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if _ENVIRONMENT.fullmatch(name)}
-    # One thread each: a worker is timed on one core. Freed memory stays with the process, as in a GPU's caching allocator,
-    # so that holding on to an output buffer gains nothing.
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    warm = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "CUDA_VISIBLE_DEVICES": ""}
-    if gpu is not None:
-        visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-        warm = {"CUDA_VISIBLE_DEVICES": visible[gpu] if visible else str(gpu)}
-    # Programs that come with Python packages, such as ninja, which torch's load_inline calls, lie beside Python.
-    programs = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
-    # Names that a candidate makes by hash() are the same when what it compiled is found again.
-    return kept | one_thread | warm | programs | {"PYTHONHASHSEED": "0"}
-
-
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -416,7 +318,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _remove(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     with contextlib.suppress(OSError, RecursionError):
         shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():  # folders within folders, deeper than Python goes

@@ -5,15 +5,16 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 
-from expert_tail.evaluator.arm import Arm, Ran, close_all, made_together
-from expert_tail.evaluator.bench import Bench
+from expert_tail.evaluator.arm import Arm, Disturbed, Ran, close_all, made_together
+from expert_tail.evaluator.bench import SETTLE_S, Bench
 from expert_tail.evaluator.cases import Output, check
 from expert_tail.evaluator.layout import Inputs
-from expert_tail.evaluator.process import INPUT_MUTATED, WorkerFailure
+from expert_tail.evaluator.process import BUSY_DEVICE, INPUT_MUTATED, WorkerFailure
 from expert_tail.evaluator.timing import Speedup, agreed, paired_speedup
 
 Outcome = Speedup | WorkerFailure
@@ -21,6 +22,10 @@ FAILURES = (WorkerFailure, torch.OutOfMemoryError)
 PATIENCE_S = 5.0  # how long candidates that are right wait for others to be proven, some of which may never answer
 TRIALS_A_PAIR = 3  # at most, since some may be void
 WARM_UP_S = 0.1  # how long the baseline runs untimed
+# Whether a device is at rest before a run is seen from the time of one's own kernels, for so long; of a candidate that is
+# alone with its baseline before each run, and longer, by an exponential time that nobody can reckon with.
+WINDOW_S, WINDOW_MORE_S = 1.6e-3, 6e-3
+MAX_DISTURBED = 3  # rounds
 
 
 def paired(
@@ -65,7 +70,7 @@ def _proven(
     until = time.monotonic() + PATIENCE_S
 
     def taken() -> Iterator[int]:
-        while waiting and (not right or (time.monotonic() < until and bench.has_room(len(right)))):
+        while waiting and (not right or (time.monotonic() < until and bench.has_room_beside(len(right)))):
             yield waiting.popleft()
 
     questions, is_first = bench.questions(), True
@@ -99,6 +104,7 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
     A round in which a candidate changes the inputs of others does not count; from then on each is checked by itself.
     """
     settings = bench.settings
+    bench.settle()
     outcomes: dict[int, Outcome] = {}
     baseline_s: list[float] = []
     seconds: dict[int, list[float]] = {key: [] for key in candidates}
@@ -106,13 +112,13 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
     checks_each = not baseline.memory.is_shared
     warm_s = 0.0  # the baseline's: else a candidate that stalls could keep the baseline cold
     for inputs in bench.warm_ups():
-        ran, failed, is_intact = _round(baseline, active, inputs, bench, checks_each or len(active) == 1)
-        checks_each = checks_each or not is_intact
-        outcomes.update(failed)
+        done = _round(baseline, active, inputs, bench, checks_each or len(active) == 1, is_timed=False)
+        checks_each = checks_each or not done.is_intact
+        outcomes.update(done.failed)
         active = {key: arm for key, arm in active.items() if key not in outcomes}
-        if (warm_s := warm_s + ran[None].seconds) > WARM_UP_S:
+        if (warm_s := warm_s + done.ran[None].seconds) > WARM_UP_S:
             break
-    spent_s = 0.0  # by each: two runs' share of every round
+    spent_s, n_disturbed = 0.0, 0  # by each: two runs' share of every round
     # Of what others were timed on a process may have left answers somewhere, even for its own replicates.
     n_trials = TRIALS_A_PAIR * settings.max_pairs
     first = bench.new_trials(n_trials)
@@ -120,59 +126,102 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
         if not active or (spent_s > settings.timing_budget_s and len(baseline_s) >= settings.min_pairs):
             break
         start = time.monotonic()
-        ran, failed, is_intact = _round(baseline, active, bench.trial(trial), bench, checks_each or len(active) == 1)
-        checks_each = checks_each or not is_intact
-        outcomes.update(failed)
+        done = _round(baseline, active, bench.trial(trial), bench, checks_each or len(active) == 1)
+        checks_each = checks_each or not done.is_intact
+        outcomes.update(done.failed)
         spent_s += (time.monotonic() - start) * 2 / (1 + len(active))
-        expected = bench.expected(trial, ran[None])
-        is_void = not is_intact or bench.is_void(trial, expected)
+        if done.is_disturbed and (n_disturbed := n_disturbed + 1) > MAX_DISTURBED:
+            return outcomes | dict.fromkeys(active, _disturbed())
+        if done.is_disturbed:
+            time.sleep(SETTLE_S)  # the driver may clear the memory of one that ended
+            continue
+        expected = bench.expected(trial, done.ran[None])
+        is_void = not done.is_intact or bench.is_void(trial, expected)
         if not is_void:
-            baseline_s.append(bench.seconds(ran[None]))
+            baseline_s.append(bench.seconds(done.ran[None]))
         number = len(baseline_s)
         for key in () if is_void else active.keys() - outcomes.keys():
             try:
-                check(ran[key].outputs, expected)
+                check(done.ran[key].outputs, expected)
             except FAILURES as error:
                 outcomes[key] = as_failure(error)
                 continue
-            seconds[key].append(bench.seconds(ran[key]))
+            seconds[key].append(bench.seconds(done.ran[key]))
             if number >= settings.min_pairs:
                 speedup = paired_speedup(baseline_s, seconds[key])
                 is_last = number == settings.max_pairs or spent_s > settings.timing_budget_s
                 if is_last or speedup.is_tight(settings.precision):
                     outcomes[key] = speedup
-        del ran, expected  # of large outputs, before the next are made
+        del done, expected  # of large outputs, before the next are made
         active = {key: arm for key, arm in active.items() if key not in outcomes}
     if active and len(baseline_s) < settings.min_pairs:
         raise WorkerFailure("runtime_error", "the reference overflows on nearly all inputs that it is timed on")
     return outcomes | {key: paired_speedup(baseline_s, seconds[key]) for key in active}
 
 
+@dataclass
+class _Round:
+    """What each ran, the baseline's under None; who failed. It does not count unless all had the inputs, and no disturbance."""
+
+    ran: dict[int | None, Ran] = field(default_factory=dict)
+    failed: dict[int, WorkerFailure] = field(default_factory=dict)
+    is_intact: bool = True
+    is_disturbed: bool = False
+
+
 def _round(
-    baseline: Arm, candidates: Mapping[int, Arm], inputs: Inputs, bench: Bench, checks_each: bool
-) -> tuple[dict[int | None, Ran], dict[int, WorkerFailure], bool]:
-    """Run each once, in random order; the baseline's run is under None. The last: whether all had the inputs.
+    baseline: Arm, candidates: Mapping[int, Arm], inputs: Inputs, bench: Bench, checks_each: bool, is_timed: bool = True
+) -> _Round:
+    """Run each once, in random order.
 
     The buffer of inputs is checked after each run or, which is faster, in the end: to check large ones takes longer than a run.
     If one of several candidates has changed what all share, those after it had other inputs, and a failure tells nothing.
-    Raises where the baseline fails.
+    Where a device is disturbed in a round that is timed, that round ends. Raises where the baseline fails.
     """
     arms: dict[int | None, Arm] = {None: baseline} | dict(candidates.items())
-    ran: dict[int | None, Ran] = {}
-    failed: dict[int, WorkerFailure] = {}
-    changed = WorkerFailure("incorrect", "one of several candidates has changed the inputs of all", INPUT_MUTATED)
-    for key in random.sample(list(arms), len(arms)):
+    order = random.sample(list(arms), len(arms))
+    windows_s = _windows_s(order) if is_timed else {}
+    done = _Round()
+    for key in order:
         try:
-            run = arms[key].run(inputs, bench.settings.timeout_s, wanted=bench.outputs, checks_inputs=checks_each)
-            ran[key] = run.sharing(ran.values())
+            run = arms[key].run(
+                inputs,
+                bench.settings.timeout_s,
+                wanted=bench.outputs,
+                checks_inputs=checks_each,
+                window_s=windows_s.get(key, 0.0),
+            )
+            done.ran[key] = run.sharing(done.ran.values())
+        except Disturbed:
+            done.is_disturbed = True
+            break
         except FAILURES as error:
             failure = as_failure(error)
             if key is None:
-                raise (failure if checks_each or baseline.memory.holds(inputs) else changed) from None
-            failed[key] = failure
-    if checks_each or baseline.memory.holds(inputs):
-        return ran, failed, True
-    return ran, dict.fromkeys(failed, changed), False
+                raise (failure if checks_each or baseline.memory.holds(inputs) else _changed()) from None
+            done.failed[key] = failure
+    done.is_intact = checks_each or baseline.memory.holds(inputs)
+    if not done.is_intact:
+        done.failed = dict.fromkeys(done.failed, _changed())
+    return done
+
+
+def _windows_s(order: Sequence[int | None]) -> dict[int | None, float]:
+    """Before whose run it is looked whether the device is at rest, and for how long.
+
+    Before the first, when new inputs may have set off what waited for them, and one other; or before each of two.
+    """
+    if len(order) > 2:
+        return dict.fromkeys([order[0], random.choice(order[1:])], WINDOW_S)
+    return {key: WINDOW_S + random.expovariate(1 / WINDOW_MORE_S) for key in order}
+
+
+def _changed() -> WorkerFailure:
+    return WorkerFailure("incorrect", "one of several candidates has changed the inputs of all", INPUT_MUTATED)
+
+
+def _disturbed() -> WorkerFailure:
+    return WorkerFailure("rejected", "other work runs on the device while the process is frozen", BUSY_DEVICE)
 
 
 def replicated(first: Outcome, source: str, bench: Bench) -> Outcome:
