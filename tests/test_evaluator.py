@@ -369,6 +369,14 @@ def test_the_processes_of_the_next_group_get_ready_meanwhile(tmp_path: Path, mon
         late.append(len(prepared))
         return new(server, limits)
 
+    left: list[int] = []
+    discard = ForkServer.discard
+
+    def discarded(server: ForkServer) -> None:
+        left.append(sum(map(len, server._prepared.values())))
+        discard(server)
+
+    monkeypatch.setattr(ForkServer, "discard", discarded)
     monkeypatch.setattr(Evaluator, "_prepare_beside", prepare)
     monkeypatch.setattr(ForkServer, "_new", noted)
     n = GROUP["cpu"]
@@ -376,7 +384,7 @@ def test_the_processes_of_the_next_group_get_ready_meanwhile(tmp_path: Path, mon
         found = running.evaluate(
             [Candidate(TASK, bodies[0], i) for i in range(n + 1)] + [Candidate(other, bodies[1], i) for i in range(2)]
         )
-        assert not any(running._servers[0]._prepared.values())  # nothing is left over
+        assert left == [0]  # nobody was started for nothing
     assert [one.status for one in found] == ["correct"] * (n + 3)
     assert prepared == [(1, True), (2, False), (0, False)]
     # Before anything: reference, baseline, and a group with its own baseline. Then the next; a reference, two baselines.

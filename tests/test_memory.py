@@ -1,6 +1,7 @@
 """One buffer of inputs that several workers map, as on a GPU: whoever changes it harms nobody else."""
 
 import gc
+import random
 import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -13,9 +14,11 @@ from expert_tail.evaluator.arm import Arm, Ran
 from expert_tail.evaluator.layout import Inputs, Layout
 from expert_tail.evaluator.memory import DeviceBuffer, DeviceMemory
 from expert_tail.evaluator.process import INPUT_MUTATED, Run, WorkerFailure
-from expert_tail.evaluator.protocols import WINDOW_S, _round, _windows_s
+from expert_tail.evaluator.protocols import WINDOW_S, _round, _windows_s, rounds
 from expert_tail.evaluator.rest import Rest
+from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.evaluator.tensors import Tensor
+from expert_tail.evaluator.timing import Speedup
 
 BENCH: Any = SimpleNamespace(settings=SimpleNamespace(timeout_s=1.0), outputs=None)
 
@@ -30,11 +33,18 @@ class AtRest(Rest):
         return 0.0
 
 
-class Disturbed(AtRest):
-    """One on which something else always runs, as soon as anything does that was measured at rest."""
+class Restless(AtRest):
+    """One that is found disturbed at some of the looks before runs, and then settles."""
+
+    def __init__(self, looks: Callable[[int], bool]) -> None:
+        super().__init__(torch.device("cpu"))
+        self.looks, self.n = looks, 0
 
     def is_disturbed(self, seconds: float) -> bool:
-        self.windows_s = [*getattr(self, "windows_s", []), seconds]
+        self.n += 1
+        return self.looks(self.n - 1)
+
+    def settles(self) -> bool:
         return True
 
 
@@ -152,17 +162,77 @@ def test_a_baseline_that_fails_with_other_inputs_is_not_to_blame(buffer: DeviceB
 
 
 @pytest.mark.parametrize("n_candidates", [1, 4])
-def test_a_round_on_a_device_that_is_disturbed_ends(buffer: DeviceBuffer, inputs: Inputs, n_candidates: int) -> None:
-    buffer.rest = rest = Disturbed(buffer.device)
+def test_a_round_ends_where_its_inputs_may_have_set_off_work(
+    buffer: DeviceBuffer, inputs: Inputs, n_candidates: int
+) -> None:
+    buffer.rest = Restless(lambda look: look == 0)  # before the first run
     candidates = {i: arm(buffer, lambda view: None) for i in range(n_candidates)}
     done = _round(arm(buffer, lambda view: None), candidates, inputs, BENCH, checks_each=False)
-    assert done.is_disturbed
+    assert done.has_ended
+    assert (done.n_looks, done.n_disturbed) == (2, 1)
     assert not done.ran
     assert not done.failed
-    assert len(rest.windows_s) == 1  # before the first, whoever that is
     done = _round(arm(buffer, lambda view: None), candidates, inputs, BENCH, checks_each=False, is_timed=False)
-    assert not done.is_disturbed
+    assert (done.has_ended, done.n_looks) == (False, 0)
     assert len(done.ran) == 1 + n_candidates
+
+
+def test_who_ran_already_cannot_have_a_round_left_out(buffer: DeviceBuffer, inputs: Inputs) -> None:
+    buffer.rest = Restless(lambda look: look == 1)  # before the second run
+    done = _round(arm(buffer, lambda view: None), {0: arm(buffer, lambda view: None)}, inputs, BENCH, checks_each=False)
+    assert not done.has_ended
+    assert done.n_disturbed == 1
+    assert set(done.ran) == {None, 0}
+
+
+def bench_of_rounds(inputs: Inputs) -> Any:
+    """What `rounds` asks of a bench, for arms without outputs."""
+    settings = EvaluatorSettings(device="cpu", min_pairs=6, max_pairs=24, precision=1e-9)
+    return SimpleNamespace(
+        settings=settings,
+        outputs=None,
+        settle=lambda: None,
+        warm_ups=lambda: [],
+        new_trials=lambda count: 0,
+        trial=lambda index: Inputs(1, inputs.packed.clone()),
+        expected=lambda index, ran: [],
+        is_void=lambda index, expected: False,
+        seconds=lambda ran: random.uniform(1.0, 2.0),
+    )
+
+
+def timed(buffer: DeviceBuffer, inputs: Inputs, forward: Callable[[torch.Tensor], None] = lambda view: None) -> Any:
+    return rounds(arm(buffer, lambda view: None), {0: arm(buffer, forward)}, bench_of_rounds(inputs))[0]
+
+
+def test_a_device_that_is_seldom_disturbed_is_timed_on(buffer: DeviceBuffer, inputs: Inputs) -> None:
+    buffer.rest = Restless(lambda look: look in (4, 5, 30))
+    found = timed(buffer, inputs)
+    assert isinstance(found, Speedup)
+    assert found.trials == 24
+
+
+def test_one_that_is_often_disturbed_is_not(buffer: DeviceBuffer, inputs: Inputs) -> None:
+    buffer.rest = Restless(lambda look: look % 5 == 0)
+    found = timed(buffer, inputs)
+    assert isinstance(found, WorkerFailure)
+    assert (found.status, found.reason) == ("rejected", "busy_device")
+
+
+def test_who_fails_in_a_round_that_does_not_count_has_failed(buffer: DeviceBuffer, inputs: Inputs) -> None:
+    """Also where the device is disturbed by its end."""
+    has_failed = []
+
+    def fails(view: torch.Tensor) -> None:
+        if len(has_failed) or buffer.rest.n > 20:  # type: ignore[attr-defined]
+            has_failed.append(True)
+            raise WorkerFailure("timeout", "no answer")
+
+    buffer.rest = Restless(lambda look: bool(has_failed))
+    found = timed(buffer, inputs, fails)
+    assert isinstance(found, WorkerFailure)
+    assert found.status == "timeout"
+    assert len(has_failed) == 1
 
 
 def test_when_it_is_looked_whether_the_device_is_at_rest() -> None:

@@ -47,6 +47,23 @@ def test_what_always_disturbs_a_device_is_allowed_for() -> None:
     assert device.is_disturbed(1.6e-3)
 
 
+def test_others_work_is_not_allowed_for() -> None:
+    device = Device([0.0, 2e-3])
+    device.calibrate()
+    assert any(device.is_disturbed(1.6e-3) for _ in range(2))
+
+
+def test_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device([0.0])
+    device.calibrate()
+    device.more_s = itertools.chain([2e-3] * 3, itertools.cycle([0.0]))  # type: ignore[assignment]
+    assert device.settles()
+    assert not device.is_disturbed(1.6e-3)
+    device.more_s = itertools.cycle([2e-3])
+    monkeypatch.setattr("expert_tail.evaluator.rest.BUSY_WAIT_S", 0.05)
+    assert not device.settles()
+
+
 def test_a_device_that_stays_busy_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device([0.0])
     taken_s = iter([BUSY_S * 2, BUSY_S / 2])

@@ -166,47 +166,63 @@ def test_one_that_does_not_answer_runs_no_longer(tmp_path: Path) -> None:
 def test_those_that_are_prepared_are_handed_out_first() -> None:
     plain, other = (Limits(**LIMITS | {"writable": writable}, sandbox=False) for writable in (False, True))
     with ForkServer(use_sandbox=False) as server:
-        server.prepare(plain, 2)
-        server.prepare(plain, 2)  # there are
+        server.prepare([plain, plain])
+        server.prepare([other, plain])  # of which one is there
         server.settle()
         prepared = [worker.pid for worker in server._prepared[plain]]
         assert len(prepared) == 2
-        workers = [server.start(limits) for limits in (plain, other, plain, plain)]
-        pids = [worker.pid for worker in workers]
-        assert [pids[0], pids[2]] == prepared
-        assert len(set(pids)) == 4
+        assert len(server._prepared[other]) == 1
+        new = server.start(plain, is_new=True)
+        assert new.pid not in prepared
+        workers = [new, *(server.start(limits) for limits in (plain, plain, plain))]
+        assert [worker.pid for worker in workers[1:3]] == prepared
+        assert len({worker.pid for worker in workers}) == 4
         for worker in workers:
             worker.call({"do": "release"}, "done", 30)
             worker.close()
 
 
-def test_those_that_nobody_wanted_end(tmp_path: Path) -> None:
+def test_those_that_nobody_wanted_end() -> None:
     limits = Limits(**LIMITS, sandbox=False)
     with ForkServer(use_sandbox=False) as server:
-        server.prepare(limits, 2)
+        server.prepare([limits, limits])
         discarded = [worker.pid for worker in server._prepared[limits]]
         server.discard()
         assert not any(Path(f"/proc/{pid}").exists() for pid in discarded)
         assert server.start(limits).pid not in discarded
-        server.prepare(limits, 1)
+        server.prepare([limits])
         (left,) = (worker.pid for worker in server._prepared[limits])
     assert not Path(f"/proc/{left}").exists()
 
 
-def test_one_that_is_prepared_and_does_not_start_is_replaced() -> None:
+def test_a_fork_server_that_dies_leaves_no_descriptors() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    with ForkServer(use_sandbox=False) as server:
+        server.prepare([Limits(**LIMITS, sandbox=False)] * 3)
+        server.settle()
+        server._process.kill()
+        server._process.wait()
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+@pytest.mark.parametrize("is_ready", [False, True])
+def test_one_that_is_prepared_and_ends_is_replaced(is_ready: bool) -> None:
     limits = Limits(**LIMITS, sandbox=False)
     with ForkServer(use_sandbox=False) as server:
-        server.prepare(limits, 2)
+        server.prepare([limits, limits])
+        if is_ready:
+            server.settle()
         broken, sound = server._prepared[limits]
         os.kill(broken.pid, signal.SIGKILL)
         while Path(f"/proc/{broken.pid}").exists():
             time.sleep(0.01)
-        broken._channel.setblocking(False)
-        with contextlib.suppress(BlockingIOError):  # what it said before
-            broken._channel.recv(100)
-        server.settle()
-        assert [worker.pid for worker in server._prepared[limits]] == [sound.pid]
+        if not is_ready:
+            broken._channel.setblocking(False)
+            with contextlib.suppress(BlockingIOError):  # what it said before
+                broken._channel.recv(100)
+            server.settle()
         worker = server.start(limits)
+        assert worker.pid == sound.pid
         worker.call({"do": "release"}, "done", 30)
         worker.close()
 

@@ -23,7 +23,7 @@ from expert_tail.evaluator.correctness import VARIATIONS, Expected, Variation, e
 from expert_tail.evaluator.layout import Inputs, Layout
 from expert_tail.evaluator.memory import DeviceBuffer, DeviceMemory, HostMemory
 from expert_tail.evaluator.process import Worker, WorkerFailure
-from expert_tail.evaluator.server import ForkServer, limits
+from expert_tail.evaluator.server import ForkServer, limits_of
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.evaluator.tensors import Tensor, are_finite, flat_array, read_tensor
 from expert_tail.evaluator.worker import RUN, RUN_DOUBLE, RUN_KEEPING, RUN_PRECISE
@@ -84,6 +84,7 @@ class Bench:
             self.baseline = self.new_baseline()
             self._stack.callback(self.baseline.close)
             self.prove(self.baseline)
+            self.settle()
             if device.type == "cuda" and (n_calls := self._calls_of_a_trial()) > 1:
                 self._shape(replace(self.layout, n_calls=n_calls), [self.baseline])
             if device.type == "cuda":
@@ -91,7 +92,6 @@ class Bench:
                     self.baseline.run(inputs, settings.timeout_s)
                 idle = [self.baseline.idle(self.layout.n_calls, settings.timeout_s) for _ in range(N_IDLE)]
                 self.overhead_s = min(idle)  # the least, so that no time is taken off that was really spent
-                self.settle()
                 self._buffer.rest.calibrate()
         except BaseException:
             self.close()
@@ -117,14 +117,16 @@ class Bench:
         self._call({"do": "release"}, "done")
         self._trim()
 
-    def loaded(self, source: str, name: str) -> Arm:
+    def loaded(self, source: str, name: str, is_new: bool = False) -> Arm:
         """A fresh worker with the class `name` of `source` in it, not yet run; close it. Raises `WorkerFailure`.
+
+        `is_new`: not one of those that were prepared, of which there may be some for one arm and none for the other.
 
         The baseline is made like a candidate, since a process with another history runs the same code up to 5 % faster
         or slower: its memory lies elsewhere. Threads may load several at a time.
         """
         built = self._builds.find(self._build_key(source)) if needs_build(source) else None
-        arm = self._arm(writable=built is not None)
+        arm = self._arm(writable=built is not None, is_new=is_new)
         # Loading what was compiled takes part of what compiling it took: torch.compile reads its own modules first.
         worker, timeout_s = arm.worker, self.settings.timeout_s if built is None else self.settings.build_timeout_s
         try:
@@ -162,7 +164,8 @@ class Bench:
                 self._builds.notes[self._build_key(source)] = failure.error
 
         if needs_build(source):
-            self._builds.build(self._build_key(source), lambda: self._start(compiles=True), run)
+            compilers = limits_of(self.settings, self._core, self.device, compiles=True)
+            self._builds.build(self._build_key(source), lambda: self._server.start(compilers), run)
 
     def build_note(self, source: str) -> str:
         """What went wrong when a candidate was run to be compiled; empty if nothing did."""
@@ -171,9 +174,9 @@ class Bench:
     def _build_key(self, source: str) -> str:
         return self._builds.key(source, self._task.reference_source)
 
-    def new_baseline(self) -> Arm:
+    def new_baseline(self, is_new: bool = False) -> Arm:
         """The reference in a process like a candidate's."""
-        return self.loaded(self._task.reference_source, "Model")
+        return self.loaded(self._task.reference_source, "Model", is_new)
 
     def questions(self) -> Iterator[Question]:
         """Every case; draws anew what is too large to be kept. Raises `WorkerFailure` where there is no room for that."""
@@ -355,13 +358,11 @@ class Bench:
             return VARIATIONS[index % len(VARIATIONS)]
         return self._usable[self._place(index)]
 
-    def _arm(self, is_reference: bool = False, writable: bool = False) -> Arm:
-        """A new worker and its memory."""
-        worker = self._start(is_reference, writable)
+    def _arm(self, is_reference: bool = False, writable: bool = False, is_new: bool = False) -> Arm:
+        """A worker and its memory."""
+        limits = limits_of(self.settings, self._core, self.device, is_reference, writable)
+        worker = self._server.start(limits, is_new)
         return Arm(worker, HostMemory(worker) if self.device.type == "cpu" else DeviceMemory(worker, self._buffer))
-
-    def _start(self, is_reference: bool = False, writable: bool = False, compiles: bool = False) -> Worker:
-        return self._server.start(limits(self.settings, self._core, self.device, is_reference, writable, compiles))
 
     def _seed(self, purpose: str) -> int:
         return int.from_bytes(hashlib.sha256(self._secret + purpose.encode()).digest()[:6])

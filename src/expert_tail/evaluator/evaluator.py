@@ -28,7 +28,7 @@ from expert_tail.evaluator.physics import with_roofline
 from expert_tail.evaluator.process import BUSY_DEVICE, INPUT_MUTATED, WorkerFailure
 from expert_tail.evaluator.protocols import FAILURES, Outcome, as_failure, paired, published, replicated
 from expert_tail.evaluator.sandbox import MIN_LAYERS, missing
-from expert_tail.evaluator.server import ForkServer, limits
+from expert_tail.evaluator.server import ForkServer, limits_of
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.progress import log
 from expert_tail.tasks import Task
@@ -104,7 +104,7 @@ class Evaluator:
                 waiting[candidates[indices[0]].task].append(name)
         if waiting:
             self._require_sandbox()
-            with _alone(self.device), self._elsewhere():
+            with _alone(self.device), self._elsewhere(), self._nothing_left_over():
                 self._ceilings = ceilings_of(str(self.device), self.core, self.hardware)
                 upcoming = deque(waiting.items())
                 while upcoming:
@@ -121,8 +121,6 @@ class Evaluator:
                         results[name] = evaluation
                         measured += 1
                         advance(len(wanted[name]))
-                for server in self._servers:
-                    server.discard()
         self.cache.note(asked=len(candidates), measured=measured)
         return [results[self._key(candidate)] for candidate in candidates]
 
@@ -185,6 +183,8 @@ class Evaluator:
         n = min(self.at_once, len(sources))
         self._start_servers(n)
         self._prepare(n, sources, has_bench=False)
+        for server in self._servers[: n if n > 1 else 0]:  # else one's start would disturb another's bench
+            server.settle()
 
         def opened(n: int, **how: Any) -> list[Bench]:
             with contextlib.ExitStack() as opening:
@@ -213,19 +213,30 @@ class Evaluator:
 
     def _prepare(self, n: int, sources: Sequence[str], has_bench: bool) -> None:
         """Start what the next group of `sources` needs on each of n servers, beside what a bench does if there is none yet."""
-        each = min(self.group, sum(not needs_build(source) for source in sources)) // n + self._new_baselines
-        for server in self._servers[:n]:
-            if not has_bench:
-                server.prepare(limits(self.settings, self.core, self.device, is_reference=True), 1)
-            server.prepare(limits(self.settings, self.core, self.device), each + (not has_bench))
+        settings, core, device = self.settings, self.core, self.device
+        kinds = [limits_of(settings, core, device, writable=needs_build(source)) for source in sources[: self.group]]
+        baselines = [limits_of(settings, core, device)] * (self._new_baselines + (not has_bench))
+        reference = [] if has_bench else [limits_of(settings, core, device, is_reference=True)]
+        for i, server in enumerate(self._servers[:n]):
+            server.prepare([*kinds[i::n], *baselines, *reference])
 
     def _prepare_beside(
         self, benches: Sequence[Bench], n_candidates: int, sources: Sequence[str], has_bench: bool
     ) -> None:
         """The same while a group is proven, where that saves time and leaves room: on a GPU, whose driver starts one by one."""
-        n_bytes = CONTEXT_BYTES * (len(sources) + 3) + benches[0].bytes_of_outputs(n_candidates)
-        if sources and self.device.type == "cuda" and benches[0].has_room(n_bytes):
-            self._prepare(min(self.at_once, len(sources)), sources, has_bench)
+        n_bytes = CONTEXT_BYTES * min(self.group, len(sources)) + benches[0].bytes_of_outputs(n_candidates)
+        is_slow = self.device.type == "cuda" and self.settings.protocol == "paired"
+        if sources and is_slow and benches[0].has_room(n_bytes):
+            self._prepare(1, sources, has_bench)
+
+    @contextlib.contextmanager
+    def _nothing_left_over(self) -> Iterator[None]:
+        """End what was prepared and not wanted: it holds memory, of a GPU that the caller may have other uses for."""
+        try:
+            yield
+        finally:
+            for server in self._servers:
+                server.discard()
 
     def _start_servers(self, n: int) -> None:
         while len(self._servers) < n:
@@ -255,7 +266,7 @@ class Evaluator:
             for i, evaluation in protocol(task, placed, making):
                 if may_retry and self._is_suspect(evaluation):
                     suspects.append(group[i])
-                    is_short = is_short or evaluation.reason != INPUT_MUTATED
+                    is_short = is_short or (evaluation.status != "rejected" and evaluation.reason != INPUT_MUTATED)
                 else:
                     yield group[i][0], evaluation
         if is_short and self.device.type == "cuda":

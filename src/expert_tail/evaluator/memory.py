@@ -42,6 +42,10 @@ class Memory(ABC):
         """Whether other work runs on the device, where there is one, while the parent keeps it for so long."""
         return False
 
+    def settles(self) -> bool:
+        """Wait until the device is undisturbed again; whether that was soon."""
+        return True
+
     @abstractmethod
     def forget(self) -> None:
         """Put the next inputs into the buffer whatever should be there."""
@@ -179,6 +183,9 @@ class DeviceMemory(Memory):
 
     def is_disturbed(self, seconds: float) -> bool:
         return self._buffer.rest.is_disturbed(seconds)
+
+    def settles(self) -> bool:
+        return self._buffer.rest.settles()
 
     def holds(self, inputs: Inputs) -> bool:
         return self._buffer.holds(inputs)

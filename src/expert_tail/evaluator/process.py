@@ -92,6 +92,10 @@ class Worker:
         self._freeze()
         return self._answer(expect)[0]
 
+    def is_waiting(self) -> bool:
+        """Whether it waits for its first command, or is about to: not where it has ended since it was ready."""
+        return not self._is_ready or not self._poll.poll(0)
+
     def run(self, command: bytes, timeout_s: float, outputs: Callable[[Any], Outputs]) -> Run[Outputs]:
         """Release the worker for one run. Frozen afterwards. `outputs`: its outputs' memory, from the spans it answers.
 
@@ -164,10 +168,11 @@ class Worker:
         self.kill()  # changes nothing about a process that is ending already
         self._alive = False
         self._channel.close()
-        status = self._server.exit_status(self.pid)
-        os.close(self._output)
-        remove_folder(self.scratch)
-        return status
+        try:
+            return self._server.exit_status(self.pid)
+        finally:
+            os.close(self._output)
+            remove_folder(self.scratch)
 
     def _require_alive(self) -> None:
         if self._killed or not self._alive:  # its number may be another's by now

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 
 from expert_tail.evaluator.arm import Arm, Disturbed, Ran, close_all, made_together
-from expert_tail.evaluator.bench import SETTLE_S, Bench
+from expert_tail.evaluator.bench import Bench
 from expert_tail.evaluator.cases import Output, check
 from expert_tail.evaluator.layout import Inputs
 from expert_tail.evaluator.process import BUSY_DEVICE, INPUT_MUTATED, WorkerFailure
@@ -25,7 +25,7 @@ WARM_UP_S = 0.1  # how long the baseline runs untimed
 # Whether a device is at rest before a run is seen from the time of one's own kernels, for so long; of a candidate that is
 # alone with its baseline before each run, and longer, by an exponential time that nobody can reckon with.
 WINDOW_S, WINDOW_MORE_S = 1.6e-3, 6e-3
-MAX_DISTURBED = 3  # rounds
+MAX_DISTURBED, SHARE_DISTURBED = 3, 0.05  # of such looks at the device that find others at work: so many, and of all
 
 
 def paired(
@@ -118,7 +118,8 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
         active = {key: arm for key, arm in active.items() if key not in outcomes}
         if (warm_s := warm_s + done.ran[None].seconds) > WARM_UP_S:
             break
-    spent_s, n_disturbed = 0.0, 0  # by each: two runs' share of every round
+    spent_s = 0.0  # by each: two runs' share of every round
+    n_looks = n_disturbed = 0
     # Of what others were timed on a process may have left answers somewhere, even for its own replicates.
     n_trials = TRIALS_A_PAIR * settings.max_pairs
     first = bench.new_trials(n_trials)
@@ -130,17 +131,19 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
         checks_each = checks_each or not done.is_intact
         outcomes.update(done.failed)
         spent_s += (time.monotonic() - start) * 2 / (1 + len(active))
-        if done.is_disturbed and (n_disturbed := n_disturbed + 1) > MAX_DISTURBED:
+        active = {key: arm for key, arm in active.items() if key not in outcomes}
+        n_looks, n_disturbed = n_looks + done.n_looks, n_disturbed + done.n_disturbed
+        if n_disturbed > MAX_DISTURBED + SHARE_DISTURBED * n_looks:
             return outcomes | dict.fromkeys(active, _disturbed())
-        if done.is_disturbed:
-            time.sleep(SETTLE_S)  # the driver may clear the memory of one that ended
+        if done.has_ended:
+            del done  # of large outputs, before the next are made
             continue
         expected = bench.expected(trial, done.ran[None])
         is_void = not done.is_intact or bench.is_void(trial, expected)
         if not is_void:
             baseline_s.append(bench.seconds(done.ran[None]))
         number = len(baseline_s)
-        for key in () if is_void else active.keys() - outcomes.keys():
+        for key in () if is_void else active:
             try:
                 check(done.ran[key].outputs, expected)
             except FAILURES as error:
@@ -161,12 +164,14 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
 
 @dataclass
 class _Round:
-    """What each ran, the baseline's under None; who failed. It does not count unless all had the inputs, and no disturbance."""
+    """What each ran, the baseline's under None; who failed. It does not count if it ended early, or not all had the inputs."""
 
     ran: dict[int | None, Ran] = field(default_factory=dict)
     failed: dict[int, WorkerFailure] = field(default_factory=dict)
     is_intact: bool = True
-    is_disturbed: bool = False
+    has_ended: bool = False
+    n_looks: int = 0  # whether the device is at rest
+    n_disturbed: int = 0
 
 
 def _round(
@@ -176,30 +181,31 @@ def _round(
 
     The buffer of inputs is checked after each run or, which is faster, in the end: to check large ones takes longer than a run.
     If one of several candidates has changed what all share, those after it had other inputs, and a failure tells nothing.
-    Where a device is disturbed in a round that is timed, that round ends. Raises where the baseline fails.
+    Where other work is seen on a device before the first run, the new inputs may have set it off, and the round ends. Later,
+    that is waited for: else whoever ran and left it could choose which rounds count. Raises where the baseline fails.
     """
     arms: dict[int | None, Arm] = {None: baseline} | dict(candidates.items())
     order = random.sample(list(arms), len(arms))
     windows_s = _windows_s(order) if is_timed else {}
-    done = _Round()
-    for key in order:
+    done, waiting = _Round(n_looks=len(windows_s)), deque(order)
+    while waiting:
+        key = waiting[0]
+        how = {"checks_inputs": checks_each, "window_s": windows_s.get(key, 0.0)}
         try:
-            run = arms[key].run(
-                inputs,
-                bench.settings.timeout_s,
-                wanted=bench.outputs,
-                checks_inputs=checks_each,
-                window_s=windows_s.get(key, 0.0),
-            )
+            run = arms[key].run(inputs, bench.settings.timeout_s, wanted=bench.outputs, **how)  # type: ignore[arg-type]
             done.ran[key] = run.sharing(done.ran.values())
         except Disturbed:
-            done.is_disturbed = True
-            break
+            done.n_disturbed += 1
+            if not arms[key].memory.settles() or len(waiting) == len(arms) or done.n_disturbed > MAX_DISTURBED:
+                done.has_ended = True
+                break
+            continue
         except FAILURES as error:
             failure = as_failure(error)
             if key is None:
                 raise (failure if checks_each or baseline.memory.holds(inputs) else _changed()) from None
             done.failed[key] = failure
+        waiting.popleft()
     done.is_intact = checks_each or baseline.memory.holds(inputs)
     if not done.is_intact:
         done.failed = dict.fromkeys(done.failed, _changed())
@@ -233,7 +239,8 @@ def replicated(first: Outcome, source: str, bench: Bench) -> Outcome:
         return first
     replicates = [first]
     while replicates[-1].low > 1.0 and len(replicates) < bench.settings.replicates:  # type: ignore[operator]
-        with made_together([partial(bench.loaded, source, "ModelNew"), bench.new_baseline]) as (candidate, baseline):
+        makers = [partial(bench.loaded, source, "ModelNew", is_new=True), partial(bench.new_baseline, is_new=True)]
+        with made_together(makers) as (candidate, baseline):
             ((_, outcome),) = paired([candidate], baseline, bench)
         if isinstance(outcome, WorkerFailure):
             return outcome

@@ -18,15 +18,21 @@ FLUSH_BYTES = 256 * 2**20  # several times the L2 cache of any GPU
 BUSY_S = 7e-4  # a small kernel of the parent waits no longer unless another process keeps the device busy
 BUSY_WAIT_S, BUSY_PAUSE_S = 2.0, 5e-3  # the driver clears the memory of processes that ended, for up to half a second
 N_FLUSHES, N_WINDOWS, N_TRIES = 20, 12, 5  # to learn how long a device takes that is at rest
-ALLOWANCE_S, ALLOWANCE = 1e-4, 0.005  # beside what windows were seen to differ by: absolute, and of the time
+ALLOWANCE_S, ALLOWANCE = 1e-4, 0.01  # beside what windows were seen to differ by: absolute, and of the time
+MAX_SPREAD_S = 5e-4  # what a display may do; more is others' work
 
 
 class Rest:
-    """A device, as far as this process can tell. What it runs for that is also what clears the device's cache."""
+    """A device, as far as this process can tell. What it runs for that is also what clears the device's cache.
+
+    `calibrate` comes before `is_disturbed` and `settles`.
+    """
+
+    _flush_s: float  # one flush, on a device at rest
+    _spread_s: float  # what windows differ by then
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._flush_s = self._spread_s = math.inf  # of a device at rest: one flush, and what windows differ by
 
     def flush(self) -> None:
         """Put out of the device's cache whatever was written last, inputs among them."""
@@ -43,6 +49,7 @@ class Rest:
     def calibrate(self) -> None:
         """Learn how long flushes take when no candidate is there. What disturbs them even then is allowed for: a display, say."""
         self._window_s(N_FLUSHES)
+        self._flush_s, self._spread_s = math.inf, MAX_SPREAD_S
         for _ in range(N_TRIES):
             taken_s = [self._window_s(N_FLUSHES) for _ in range(N_WINDOWS)]
             self._flush_s = min(self._flush_s, min(taken_s) / N_FLUSHES)
@@ -55,6 +62,15 @@ class Rest:
         """Whether other work runs on the device while this process keeps it for so long."""
         n = max(1, round(seconds / self._flush_s))
         return self._window_s(n) > n * self._flush_s * (1 + ALLOWANCE) + self._spread_s + ALLOWANCE_S
+
+    def settles(self) -> bool:
+        """Wait until it is undisturbed again; whether that was soon."""
+        deadline = time.monotonic() + BUSY_WAIT_S
+        while self.is_disturbed(N_FLUSHES * self._flush_s):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(BUSY_PAUSE_S)
+        return True
 
     @functools.cached_property
     def _buffer(self) -> torch.Tensor:

@@ -3,13 +3,15 @@
 import contextlib
 import json
 import os
+import random
 import re
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ _ENVIRONMENT = re.compile(
 )
 
 
-def limits(
+def limits_of(
     settings: EvaluatorSettings,
     core: int,
     device: torch.device,
@@ -79,12 +81,14 @@ class ForkServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(UserError, OSError):  # it is gone already, and they with it
-            self.discard()
-        self._socket.close()
-        self._process.kill()
-        self._process.wait()
-        remove_folder(self._folder)
+        try:
+            with contextlib.suppress(UserError, OSError):  # it is gone already, and they with it
+                self.discard()
+        finally:
+            self._socket.close()
+            self._process.kill()
+            self._process.wait()
+            remove_folder(self._folder)
 
     @property
     def sandbox(self) -> str:
@@ -99,35 +103,45 @@ class ForkServer:
                 self._sandbox = first["sandbox"]
             return self._sandbox
 
-    def prepare(self, limits: Limits, count: int) -> None:
-        """Start workers now that `start` hands out later: one that drives a GPU takes some tenths of a second to get ready."""
-        while len(self._prepared[limits]) < count:
-            self._prepared[limits].append(self._new(limits))
+    def prepare(self, wanted: Sequence[Limits]) -> None:
+        """Start workers now that `start` hands out later: one that drives a GPU takes some tenths of a second to get ready.
+
+        In random order, less what is prepared already.
+        """
+        with self._lock:
+            lacking = Counter(wanted) - Counter({limits: len(prepared) for limits, prepared in self._prepared.items()})
+            for limits in random.sample(list(lacking.elements()), lacking.total()):
+                self._prepared[limits].append(self._new(limits))
 
     def settle(self) -> None:
         """Wait until those that are prepared are ready, so that nothing starts while others are timed."""
-        for prepared in self._prepared.values():
-            for worker in list(prepared):
-                try:
-                    worker.await_start()
-                except WorkerFailure:  # nobody's fault: another is started when one is wanted
-                    prepared.remove(worker)
-                    worker.close()
+        with self._lock:
+            for prepared in self._prepared.values():
+                for worker in list(prepared):
+                    try:
+                        worker.await_start()
+                    except WorkerFailure:  # nobody's fault: another is started when one is wanted
+                        prepared.remove(worker)
+                        worker.close()
 
     def discard(self) -> None:
         """End those that are prepared."""
-        left = [worker for prepared in self._prepared.values() for worker in prepared]
-        self._prepared.clear()
-        for worker in left:
-            worker.kill()
-        for worker in left:
-            worker.close()
+        with self._lock, contextlib.ExitStack() as stack:
+            for worker in (worker for prepared in self._prepared.values() for worker in prepared):
+                worker.kill()
+                stack.callback(worker.close)
+            self._prepared.clear()
 
-    def start(self, limits: Limits) -> "Worker":
-        """A worker, ready or about to be: its first call waits for that."""
+    def start(self, limits: Limits, is_new: bool = False) -> "Worker":
+        """A worker, ready or about to be: its first call waits for that. `is_new`: none that was prepared."""
         with self._lock:
             prepared = self._prepared[limits]
-            return prepared.popleft() if prepared else self._new(limits)
+            while prepared and not is_new:
+                worker = prepared.popleft()
+                if worker.is_waiting():
+                    return worker
+                worker.close()  # it has ended, and nobody is to blame
+            return self._new(limits)
 
     def _new(self, limits: Limits) -> "Worker":
         _ = self.sandbox
