@@ -192,6 +192,7 @@ def bench_of_rounds(inputs: Inputs) -> Any:
         settings=settings,
         outputs=None,
         settle=lambda: None,
+        wake=lambda: None,
         warm_ups=lambda: [],
         new_trials=lambda count: 0,
         trial=lambda index: Inputs(1, inputs.packed.clone()),

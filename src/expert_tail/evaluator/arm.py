@@ -72,13 +72,14 @@ class Arm:
             raise WorkerFailure("incorrect", "the inputs are changed after the call", INPUT_MUTATED)
         return ran
 
-    def idle(self, n_calls: int, timeout_s: float) -> float:
+    def idle(self, timeout_s: float) -> float:
         """Seconds that a run of no work takes, until the last run's outputs are read again."""
-        return self._run(RUN_IDLE, n_calls, timeout_s, None).seconds
+        return self._run(RUN_IDLE, None, timeout_s, None).seconds
 
-    def _run(self, command: bytes, n_calls: int, timeout_s: float, wanted: Sequence[Tensor] | None) -> Ran:
-        run = self.worker.run(b"%s %d" % (command, n_calls), timeout_s, self.memory.outputs)
-        if not isinstance(run.outputs, list) or len(run.outputs) != n_calls:
+    def _run(self, command: bytes, n_calls: int | None, timeout_s: float, wanted: Sequence[Tensor] | None) -> Ran:
+        """`n_calls`: None for as many as the last run's."""
+        run = self.worker.run(b"%s %d" % (command, n_calls or 0), timeout_s, self.memory.outputs)
+        if not isinstance(run.outputs, list) or (n_calls is not None and len(run.outputs) != n_calls):
             raise forged()
         return Ran(run.seconds, [_read(run.source, described, wanted) for described in run.outputs], run.spans)
 

@@ -110,14 +110,8 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
     seconds: dict[int, list[float]] = {key: [] for key in candidates}
     active = dict(candidates)
     checks_each = not baseline.memory.is_shared
-    warm_s = 0.0  # the baseline's: else a candidate that stalls could keep the baseline cold
-    for inputs in bench.warm_ups():
-        done = _round(baseline, active, inputs, bench, checks_each or len(active) == 1, is_timed=False)
-        checks_each = checks_each or not done.is_intact
-        outcomes.update(done.failed)
-        active = {key: arm for key, arm in active.items() if key not in outcomes}
-        if (warm_s := warm_s + done.ran[None].seconds) > WARM_UP_S:
-            break
+    outcomes.update(_warm_up(baseline, active, bench))
+    active = {key: arm for key, arm in active.items() if key not in outcomes}
     spent_s = 0.0  # by each: two runs' share of every round
     n_looks = n_disturbed = 0
     # Of what others were timed on a process may have left answers somewhere, even for its own replicates.
@@ -127,7 +121,9 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
         if not active or (spent_s > settings.timing_budget_s and len(baseline_s) >= settings.min_pairs):
             break
         start = time.monotonic()
-        done = _round(baseline, active, bench.trial(trial), bench, checks_each or len(active) == 1)
+        inputs = bench.trial(trial)
+        bench.wake()
+        done = _round(baseline, active, inputs, bench, checks_each or len(active) == 1)
         checks_each = checks_each or not done.is_intact
         outcomes.update(done.failed)
         spent_s += (time.monotonic() - start) * 2 / (1 + len(active))
@@ -136,7 +132,7 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
         if n_disturbed > MAX_DISTURBED + SHARE_DISTURBED * n_looks:
             return outcomes | dict.fromkeys(active, _disturbed())
         if done.has_ended:
-            del done  # of large outputs, before the next are made
+            del done, inputs  # of large tensors, before the next are made
             continue
         expected = bench.expected(trial, done.ran[None])
         is_void = not done.is_intact or bench.is_void(trial, expected)
@@ -155,11 +151,24 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
                 is_last = number == settings.max_pairs or spent_s > settings.timing_budget_s
                 if is_last or speedup.is_tight(settings.precision):
                     outcomes[key] = speedup
-        del done, expected  # of large outputs, before the next are made
+        del done, expected, inputs  # of large tensors, before the next are made
         active = {key: arm for key, arm in active.items() if key not in outcomes}
     if active and len(baseline_s) < settings.min_pairs:
         raise WorkerFailure("runtime_error", "the reference overflows on nearly all inputs that it is timed on")
     return outcomes | {key: paired_speedup(baseline_s, seconds[key]) for key in active}
+
+
+def _warm_up(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[int, WorkerFailure]:
+    """Run all untimed; who fails. Raises where the baseline fails."""
+    failed: dict[int, WorkerFailure] = {}
+    warm_s = 0.0  # the baseline's: else a candidate that stalls could keep the baseline cold
+    for inputs in bench.warm_ups():
+        active = {key: arm for key, arm in candidates.items() if key not in failed}
+        done = _round(baseline, active, inputs, bench, checks_each=True, is_timed=False)
+        failed.update(done.failed)
+        if (warm_s := warm_s + done.ran[None].seconds) > WARM_UP_S:
+            break
+    return failed
 
 
 @dataclass

@@ -18,6 +18,10 @@ calls, ahead = [], {}
 host = torch.empty(10_000_000, dtype=torch.uint8, pin_memory=True)
 device = torch.empty(10_000_000, dtype=torch.uint8, device="cuda")
 
+# Loaded now: once a stream waits, loading would wait, too.
+device.copy_(host, non_blocking=True)
+torch.zeros(1, dtype=torch.int32, device="cuda").clone().equal(torch.zeros(1, dtype=torch.int32, device="cuda"))
+
 
 def last_word(B):
     return B.view(-1)[-1:].view(torch.int32)

@@ -16,6 +16,10 @@ wait_value.argtypes = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes
 side = torch.cuda.Stream()
 calls, ahead = [], {}
 
+# Loaded now: once a stream waits, loading would wait, too.
+torch.cuda._sleep(1)
+torch.zeros(1, dtype=torch.int32, device="cuda").clone().equal(torch.zeros(1, dtype=torch.int32, device="cuda"))
+
 
 def last_word(B):
     return B.view(-1)[-1:].view(torch.int32)
