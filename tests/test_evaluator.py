@@ -27,6 +27,7 @@ from expert_tail.evaluator.sandbox import Limits
 from expert_tail.evaluator.server import ForkServer
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.evaluator.tensors import Tensor
+from expert_tail.evaluator.timing import Speedup
 from expert_tail.tasks import Task, load_suite
 
 SETTINGS = EvaluatorSettings(device="cpu", min_pairs=6, max_pairs=6, timeout_s=4, memory_gib=1)
@@ -351,6 +352,27 @@ def test_the_baseline_gets_ready_when_chance_has_it(
     assert group.index(baselines[0]) == place
 
 
+def test_a_candidate_gets_ready_before_its_baseline_and_after_it_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What depends on that cannot favour it in all replicates."""
+    asked: list[int] = []
+    pairs: list[tuple[int, int]] = []
+
+    def watched(baseline: Arm, candidates: dict[int, Arm], bench: Bench) -> dict[int, Outcome]:
+        pairs.append((candidates[0].worker.pid, baseline.worker.pid))
+        return {0: Speedup(1.5, 1.4, 1.6, 1.0, 1.5, 12)}
+
+    watch_asking(monkeypatch, lambda arm, question: asked.append(arm.worker.pid))
+    monkeypatch.setattr(protocols, "rounds", watched)
+    with Evaluator(SETTINGS.model_copy(update={"replicates": 5}), tmp_path) as running:
+        (found,) = running.evaluate([Candidate(TASK, candidate())])
+    assert found.trials == 5 * 12
+    is_first = [asked.index(ours) < asked.index(baseline) for ours, baseline in pairs[1:]]
+    assert is_first in ([True, False] * 2, [False, True] * 2)
+    assert len({pid for pair in pairs for pid in pair}) == 10
+
+
 def test_the_processes_of_the_next_group_get_ready_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they do on a GPU, where that takes long."""
     other = next(task for task in load_suite("level1", "cpu") if task.task_id == 12)
@@ -380,7 +402,7 @@ def test_the_processes_of_the_next_group_get_ready_meanwhile(tmp_path: Path, mon
     monkeypatch.setattr(Evaluator, "_prepare_beside", prepare)
     monkeypatch.setattr(ForkServer, "_new", noted)
     n = GROUP["cpu"]
-    with Evaluator(ONCE.model_copy(update={"replicates": 1}), tmp_path) as running:
+    with Evaluator(ONCE, tmp_path) as running:
         found = running.evaluate(
             [Candidate(TASK, bodies[0], i) for i in range(n + 1)] + [Candidate(other, bodies[1], i) for i in range(2)]
         )

@@ -29,16 +29,17 @@ MAX_DISTURBED, SHARE_DISTURBED = 3, 0.05  # of such looks at the device that fin
 
 
 def paired(
-    candidates: Sequence["Future[Arm]"], baseline: "Future[Arm] | None", bench: Bench
+    candidates: Sequence["Future[Arm]"], baseline: "Future[Arm] | None", bench: Bench, order: Sequence[int] = ()
 ) -> Iterator[tuple[int, Outcome]]:
     """Prove candidates and the baseline (None: the bench's own, which is), and time those that are right in rounds.
 
-    As many at a time as there is room for, in random order, the baseline among them: of processes that run the same code
-    the first to get ready are slower for as long as they live, by some percent. Raises where the baseline fails.
+    As many at a time as there is room for, in random order, or in the given one, the baseline, which is the last, among them:
+    of processes that run the same code the first to get ready are slower for as long as they live, by some percent. Raises
+    where the baseline fails.
     """
     n = len(candidates)
     arms = [*candidates, baseline] if baseline else candidates
-    waiting = deque(random.sample(range(len(arms)), len(arms)))
+    waiting = deque(order or random.sample(range(len(arms)), len(arms)))
     timed_against = None if baseline else bench.baseline
     while any(i < n for i in waiting):
         right, failed = _proven(arms, waiting, bench)
@@ -242,18 +243,21 @@ def _disturbed() -> WorkerFailure:
 def replicated(first: Outcome, source: str, bench: Bench) -> Outcome:
     """What remains of a claim to be faster when it is made again, in fresh processes each time.
 
-    Raises where the baseline fails.
+    The candidate gets ready before its baseline in one of two, and after it in the other: what depends on that favours each
+    of them once. Raises where the baseline fails.
     """
     if isinstance(first, WorkerFailure):
         return first
     replicates = [first]
+    makers = [partial(bench.loaded, source, "ModelNew", is_new=True), partial(bench.new_baseline, is_new=True)]
+    order = random.sample(range(2), 2)
     while replicates[-1].low > 1.0 and len(replicates) < bench.settings.replicates:  # type: ignore[operator]
-        makers = [partial(bench.loaded, source, "ModelNew", is_new=True), partial(bench.new_baseline, is_new=True)]
-        with made_together(makers) as (candidate, baseline):
-            ((_, outcome),) = paired([candidate], baseline, bench)
+        with made_together(makers, order) as (candidate, baseline):
+            ((_, outcome),) = paired([candidate], baseline, bench, order)
         if isinstance(outcome, WorkerFailure):
             return outcome
         replicates.append(outcome)
+        order.reverse()
     return agreed(replicates)
 
 
