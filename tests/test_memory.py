@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from expert_tail.evaluator import protocols
 from expert_tail.evaluator.arm import Arm, Ran
 from expert_tail.evaluator.layout import Inputs, Layout
 from expert_tail.evaluator.memory import DeviceBuffer, DeviceMemory
 from expert_tail.evaluator.process import INPUT_MUTATED, Run, WorkerFailure
-from expert_tail.evaluator.protocols import WINDOW_S, _round, _windows_s, rounds
+from expert_tail.evaluator.protocols import MAX_DISTURBED, WINDOW_S, _round, _windows_s, rounds
 from expert_tail.evaluator.rest import Rest
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.evaluator.tensors import Tensor
@@ -177,12 +178,43 @@ def test_a_round_ends_where_its_inputs_may_have_set_off_work(
     assert len(done.ran) == 1 + n_candidates
 
 
-def test_who_ran_already_cannot_have_a_round_left_out(buffer: DeviceBuffer, inputs: Inputs) -> None:
+def in_order(monkeypatch: pytest.MonkeyPatch, *order: int | None) -> None:
+    monkeypatch.setattr(protocols.random, "sample", lambda population, k: list(order))
+
+
+def test_who_ran_already_cannot_have_a_round_left_out(
+    buffer: DeviceBuffer, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     buffer.rest = Restless(lambda look: look == 1)  # before the second run
+    in_order(monkeypatch, 0, None)
     done = _round(arm(buffer, lambda view: None), {0: arm(buffer, lambda view: None)}, inputs, BENCH, checks_each=False)
     assert not done.has_ended
     assert done.n_disturbed == 1
     assert set(done.ran) == {None, 0}
+
+
+def test_who_has_not_run_gains_nothing_from_work_that_ends_before_it_does(
+    buffer: DeviceBuffer, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer.rest = Restless(lambda look: look == 1)
+    in_order(monkeypatch, None, 0)
+    done = _round(arm(buffer, lambda view: None), {0: arm(buffer, lambda view: None)}, inputs, BENCH, checks_each=False)
+    assert done.has_ended
+    assert set(done.ran) == {None}
+
+
+def test_a_device_that_is_disturbed_again_and_again_is_not_waited_for(
+    buffer: DeviceBuffer, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer.rest = Restless(lambda look: look > 0)
+    in_order(monkeypatch, 0, None)
+    done = _round(arm(buffer, lambda view: None), {0: arm(buffer, lambda view: None)}, inputs, BENCH, checks_each=False)
+    assert done.has_ended
+    assert done.n_disturbed == MAX_DISTURBED + 1
+    monkeypatch.setattr(buffer.rest, "settles", lambda: False)
+    with pytest.raises(WorkerFailure, match="other work runs") as caught:
+        _round(arm(buffer, lambda view: None), {0: arm(buffer, lambda view: None)}, inputs, BENCH, checks_each=False)
+    assert caught.value.reason == "busy_device"
 
 
 def bench_of_rounds(inputs: Inputs) -> Any:
@@ -220,12 +252,15 @@ def test_one_that_is_often_disturbed_is_not(buffer: DeviceBuffer, inputs: Inputs
     assert (found.status, found.reason) == ("rejected", "busy_device")
 
 
-def test_who_fails_in_a_round_that_does_not_count_has_failed(buffer: DeviceBuffer, inputs: Inputs) -> None:
+def test_who_fails_in_a_round_that_does_not_count_has_failed(
+    buffer: DeviceBuffer, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where the device is disturbed by its end."""
+    in_order(monkeypatch, 0, None)
     has_failed = []
 
     def fails(view: torch.Tensor) -> None:
-        if len(has_failed) or buffer.rest.n > 20:  # type: ignore[attr-defined]
+        if buffer.rest.n > 20:  # type: ignore[attr-defined]
             has_failed.append(True)
             raise WorkerFailure("timeout", "no answer")
 

@@ -39,6 +39,15 @@ def test_it_is_learned_again_while_the_driver_still_clears_memory() -> None:
     assert device.is_disturbed(1.6e-3)
 
 
+def test_a_device_that_gets_slower_is_learned_again() -> None:
+    device = Device([0.0])
+    device.calibrate()
+    device.more_s = itertools.cycle([N_FLUSHES * FLUSH_S * 0.1])
+    assert device.is_disturbed(1.6e-3)
+    device.calibrate()
+    assert not device.is_disturbed(1.6e-3)
+
+
 def test_what_always_disturbs_a_device_is_allowed_for() -> None:
     device = Device([0.0, 0.0, 0.0, 0.0, 4e-4])  # a display, say
     device.calibrate()

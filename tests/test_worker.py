@@ -167,11 +167,14 @@ def test_those_that_are_prepared_are_handed_out_first() -> None:
     plain, other = (Limits(**LIMITS | {"writable": writable}, sandbox=False) for writable in (False, True))
     with ForkServer(use_sandbox=False) as server:
         server.prepare([plain, plain])
-        server.prepare([other, plain])  # of which one is there
+        server.prepare([other, plain, plain])  # two of which are there
+        server.prepare([plain, other, other, plain])
         server.settle()
+        (kept, _) = (worker.pid for worker in server._prepared[other])
+        server.prepare([plain, other, plain])
         prepared = [worker.pid for worker in server._prepared[plain]]
         assert len(prepared) == 2
-        assert len(server._prepared[other]) == 1
+        assert [worker.pid for worker in server._prepared[other]] == [kept]  # the other has ended
         new = server.start(plain, is_new=True)
         assert new.pid not in prepared
         workers = [new, *(server.start(limits) for limits in (plain, plain, plain))]

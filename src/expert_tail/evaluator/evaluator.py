@@ -224,7 +224,8 @@ class Evaluator:
         self, benches: Sequence[Bench], n_candidates: int, sources: Sequence[str], has_bench: bool
     ) -> None:
         """The same while a group is proven, where that saves time and leaves room: on a GPU, whose driver starts one by one."""
-        n_bytes = CONTEXT_BYTES * min(self.group, len(sources)) + benches[0].bytes_of_outputs(n_candidates)
+        n_contexts = min(self.group, len(sources)) + 1 + 2 * (not has_bench)
+        n_bytes = CONTEXT_BYTES * n_contexts + benches[0].bytes_of_outputs(n_candidates)
         is_slow = self.device.type == "cuda" and self.settings.protocol == "paired"
         if sources and is_slow and benches[0].has_room(n_bytes):
             self._prepare(1, sources, has_bench)
@@ -255,6 +256,9 @@ class Evaluator:
 
         One that finds the device busy or full, or its inputs changed, is evaluated again by itself: it may be others' doing.
         """
+        for bench in benches:
+            bench.settle()
+            bench.calibrate()
         suspects, is_short = [], False
         placed = [(source, benches[i % len(benches)]) for i, (_, source) in enumerate(group)]
         makers: list[Callable[[], Arm]] = [partial(bench.loaded, source, "ModelNew") for source, bench in placed]

@@ -191,8 +191,9 @@ def _round(
 
     The buffer of inputs is checked after each run or, which is faster, in the end: to check large ones takes longer than a run.
     If one of several candidates has changed what all share, those after it had other inputs, and a failure tells nothing.
-    Where other work is seen on a device before the first run, the new inputs may have set it off, and the round ends. Later,
-    that is waited for: else whoever ran and left it could choose which rounds count. Raises where the baseline fails.
+    Where other work is seen on a device before any candidate has run, the new inputs may have set it off, and the round ends.
+    Later, that is waited for: else whoever ran and left it could choose which rounds count. Raises where the baseline fails,
+    or the device stays busy.
     """
     arms: dict[int | None, Arm] = {None: baseline} | dict(candidates.items())
     order = random.sample(list(arms), len(arms))
@@ -206,7 +207,9 @@ def _round(
             done.ran[key] = run.sharing(done.ran.values())
         except Disturbed:
             done.n_disturbed += 1
-            if not arms[key].memory.settles() or len(waiting) == len(arms) or done.n_disturbed > MAX_DISTURBED:
+            if not arms[key].memory.settles():
+                raise _disturbed() from None
+            if not (done.ran.keys() | done.failed.keys()) - {None} or done.n_disturbed > MAX_DISTURBED:
                 done.has_ended = True
                 break
             continue

@@ -28,11 +28,10 @@ class Rest:
     `calibrate` comes before `is_disturbed` and `settles`.
     """
 
-    _flush_s: float  # one flush, on a device at rest
-    _spread_s: float  # what windows differ by then
-
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._flush_s = math.nan  # one flush, on a device at rest
+        self._spread_s = MAX_SPREAD_S  # what windows differ by then
 
     def flush(self) -> None:
         """Put out of the device's cache whatever was written last, inputs among them."""
@@ -47,16 +46,17 @@ class Rest:
             time.sleep(BUSY_PAUSE_S)
 
     def calibrate(self) -> None:
-        """Learn how long flushes take when no candidate is there. What disturbs them even then is allowed for: a display, say."""
+        """Learn how long flushes take now, when no candidate is there. What disturbs them even then is allowed for: a display."""
         self._window_s(N_FLUSHES)
-        self._flush_s, self._spread_s = math.inf, MAX_SPREAD_S
+        least_s = math.inf
         for _ in range(N_TRIES):
             taken_s = [self._window_s(N_FLUSHES) for _ in range(N_WINDOWS)]
-            self._flush_s = min(self._flush_s, min(taken_s) / N_FLUSHES)
-            self._spread_s = min(self._spread_s, max(taken_s) - min(taken_s))
-            if self._spread_s < ALLOWANCE_S:
-                return
+            spread_s, least_s = max(taken_s) - min(taken_s), min(least_s, *taken_s)
+            self._spread_s = min(self._spread_s, spread_s)
+            if spread_s < ALLOWANCE_S:
+                break
             time.sleep(BUSY_PAUSE_S)
+        self._flush_s = least_s / N_FLUSHES
 
     def is_disturbed(self, seconds: float) -> bool:
         """Whether other work runs on the device while this process keeps it for so long."""

@@ -106,11 +106,13 @@ class ForkServer:
     def prepare(self, wanted: Sequence[Limits]) -> None:
         """Start workers now that `start` hands out later: one that drives a GPU takes some tenths of a second to get ready.
 
-        In random order, less what is prepared already.
+        In random order, less what is prepared already; what is beyond that ends.
         """
         with self._lock:
-            lacking = Counter(wanted) - Counter({limits: len(prepared) for limits, prepared in self._prepared.items()})
-            for limits in random.sample(list(lacking.elements()), lacking.total()):
+            there = Counter({limits: len(prepared) for limits, prepared in self._prepared.items()})
+            self._end([self._prepared[limits].pop() for limits in (there - Counter(wanted)).elements()])
+            lacking = list((Counter(wanted) - there).elements())
+            for limits in random.sample(lacking, len(lacking)):
                 self._prepared[limits].append(self._new(limits))
 
     def settle(self) -> None:
@@ -126,11 +128,16 @@ class ForkServer:
 
     def discard(self) -> None:
         """End those that are prepared."""
-        with self._lock, contextlib.ExitStack() as stack:
-            for worker in (worker for prepared in self._prepared.values() for worker in prepared):
+        with self._lock:
+            left = [worker for prepared in self._prepared.values() for worker in prepared]
+            self._prepared.clear()
+            self._end(left)
+
+    def _end(self, workers: Sequence[Worker]) -> None:
+        with contextlib.ExitStack() as stack:
+            for worker in workers:
                 worker.kill()
                 stack.callback(worker.close)
-            self._prepared.clear()
 
     def start(self, limits: Limits, is_new: bool = False) -> "Worker":
         """A worker, ready or about to be: its first call waits for that. `is_new`: none that was prepared."""
