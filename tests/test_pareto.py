@@ -340,6 +340,15 @@ def test_a_run_that_starts_from_anothers_checkpoint_is_left_out(tmp_path: Path) 
     assert set(made(world, runs).filter(family="adaptation")["method"]) == {"all"}
 
 
+def test_only_strategies_that_are_compared(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.add("one", 42, VERDICTS)
+    add_tokens(world, ("one", 42))
+    found = made(world, None, "--select.strategies", "surprisal-guided,confidence-guided")
+    picks = found.filter(family="selection", deploys="pick")["method"]
+    assert picks.to_list() == ["surprisal-guided", "confidence-guided"]
+
+
 def test_without_notes_or_runs_costs_in_time_are_empty(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.add("one", 42, {4: [wrong(), wrong()]})

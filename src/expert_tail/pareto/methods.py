@@ -14,7 +14,8 @@ import polars as pl
 from expert_tail.aggregate.statistics import Floats
 from expert_tail.budget_curve.pipeline import OUTCOMES, RANKINGS, Cell, Ranking, deployed, distinct_evaluations
 from expert_tail.pareto.costs import Sampling, completed
-from expert_tail.select.strategies import STRATEGIES, select
+from expert_tail.select.settings import SelectSettings
+from expert_tail.select.strategies import select
 
 VALUES = ("fast_1", "fast_1_confident", "speedup", "speedup_low")
 SAMPLING, SELECTION, ADAPTATION = "sampling", "selection", "adaptation"
@@ -40,15 +41,16 @@ class Task(NamedTuple):
     sampling: Sampling
 
 
-def of_samples(grid: list[list[Task]], surprisal: str, per_candidate: float | None) -> list[Method]:
+def of_samples(grid: list[list[Task]], settings: SelectSettings, per_candidate: float | None) -> list[Method]:
     """All methods that need the samples of a set only; `grid` has its tasks and their seeds."""
+    surprisal = settings.surprisal
     n = min(task.cell.n for row in grid for task in row)
     budgets = [2**i for i in range(n.bit_length())]
     methods = []
     for k in sorted({*budgets, n}):
         labels = {"family": SAMPLING, "method": "best-of-n", "deploys": FASTEST, "k": k}
         methods.append(_ranked(grid, RANDOM, k, labels, per_candidate, drawn=k))
-    for strategy in STRATEGIES:
+    for strategy in settings.strategies:
         values = [[_picked(task.samples, strategy, surprisal) for task in row] for row in grid]
         costs = [
             completed(

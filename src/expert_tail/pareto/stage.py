@@ -50,7 +50,7 @@ def run(
     per_candidate = seconds_per_candidate(evaluations, accounts)
     # A run that starts from another's checkpoint would be charged nothing for it.
     steps = {name: of_one for name, of_one in steps.items() if adaptation.runs[name].start is None}
-    methods = _methods(tasks, task_sets(cells, comparison.groups), adaptation, steps, select.surprisal, per_candidate)
+    methods = _methods(tasks, task_sets(cells, comparison.groups), adaptation, steps, select, per_candidate)
     table = write_table(pareto_table(methods, settings), output / "pareto.csv")
     save(draw(table), output / "figure_pareto")
     costs = "not known" if per_candidate is None else f"{per_candidate:.2g} s a candidate"
@@ -83,7 +83,7 @@ def _methods(
     sets: Mapping[str, Sequence[str]],
     adaptation: AdaptationSettings,
     steps: Mapping[str, list[Frames]],
-    surprisal: str,
+    select: SelectSettings,
     per_candidate: float | None,
 ) -> dict[str, list[Method]]:
     """All methods by set. A run on a single task is a set of its own, beside the sampling of that task."""
@@ -92,7 +92,7 @@ def _methods(
     single = {row[0].samples["task_id"][0]: [row] for of_subset in tasks.values() for row in of_subset.values()}
     alone = sorted({run.task for run in runs.values() if run.task is not None})
     grids |= {f"task {task_id}": single[task_id] for task_id in alone if task_id in single}
-    methods = {name: of_samples(grid, surprisal, per_candidate) for name, grid in grids.items()}
+    methods = {name: of_samples(grid, select, per_candidate) for name, grid in grids.items()}
     for name, run in runs.items():
         where = f"task {run.task}" if run.subset is None else run.subset
         methods.setdefault(where, []).extend(of_run(name, run, steps[name], per_candidate))
