@@ -4,6 +4,7 @@ import gc
 import itertools
 import json
 import os
+import re
 import textwrap
 import weakref
 from collections.abc import Callable, Iterator
@@ -371,6 +372,43 @@ def test_a_candidate_gets_ready_before_its_baseline_and_after_it_in_turn(
     is_first = [asked.index(ours) < asked.index(baseline) for ours, baseline in pairs[1:]]
     assert is_first in ([True, False] * 2, [False, True] * 2)
     assert len({pid for pair in pairs for pid in pair}) == 10
+
+
+def test_claims_of_a_group_are_made_again_together_and_then_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four claim to be faster, of whom one fails when all do it again, one does not stand, and two are looked at alone."""
+    timed: list[list[str]] = []
+    pids: list[int] = []
+
+    def name_of(arm: Arm) -> str:
+        found = re.search(r"# (\d)", (arm.worker.scratch / "candidate.py").read_text())
+        assert found
+        return found[1]
+
+    def watched(baseline: Arm, candidates: dict[int, Arm], bench: Bench) -> dict[int, Outcome]:
+        found: dict[int, Outcome] = {}
+        for i, arm in candidates.items():
+            name = name_of(arm)
+            found[i] = Speedup(1.5, 1.4, 1.6, 1.0, 1.5, 12)
+            if name == "4" or (name == "3" and timed):
+                found[i] = Speedup(1.0, 0.9, 1.1, 1.0, 1.0, 12)
+            elif name == "2" and timed:
+                found[i] = WorkerFailure("incorrect", "wrong")
+            pids.append(arm.worker.pid)
+        pids.append(baseline.worker.pid)
+        timed.append(sorted(map(name_of, candidates.values())))
+        return found
+
+    monkeypatch.setattr(protocols, "rounds", watched)
+    with Evaluator(SETTINGS, tmp_path) as running:
+        found = running.evaluate([Candidate(TASK, candidate(top=f"# {i}")) for i in range(5)])
+    assert [one.status for one in found] == ["correct", "correct", "incorrect", "correct", "correct"]
+    assert [one.trials for one in found] == [48, 48, 0, 24, 12]
+    assert [one.speedup_low for one in found] == [1.4, 1.4, 0.0, 0.9, 0.9]
+    assert timed[:2] == [["0", "1", "2", "3", "4"], ["0", "1", "2", "3"]]
+    assert sorted(timed[2:]) == [["0"], ["0"], ["1"], ["1"]]
+    assert len(set(pids)) == len(pids) == 6 + 5 + 4 * 2
 
 
 def test_the_processes_of_the_next_group_get_ready_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

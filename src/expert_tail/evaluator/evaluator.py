@@ -26,10 +26,19 @@ from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.hardware import choose_device, hardware
 from expert_tail.evaluator.physics import with_roofline
 from expert_tail.evaluator.process import BUSY_DEVICE, INPUT_MUTATED, WorkerFailure
-from expert_tail.evaluator.protocols import FAILURES, Outcome, as_failure, paired, published, replicated
+from expert_tail.evaluator.protocols import (
+    FAILURES,
+    Outcome,
+    as_failure,
+    claims_to_be_faster,
+    paired,
+    published,
+    replicated,
+)
 from expert_tail.evaluator.sandbox import MIN_LAYERS, missing
 from expert_tail.evaluator.server import ForkServer, limits_of
 from expert_tail.evaluator.settings import EvaluatorSettings
+from expert_tail.evaluator.timing import Speedup
 from expert_tail.progress import log
 from expert_tail.tasks import Task
 from expert_tail.tasks.work import work_of
@@ -292,15 +301,27 @@ class Evaluator:
         bench, n = placed[0][1], len(placed)
         left = set(range(n))
         try:
-            for i, outcome in paired(making[:n], making[n] if len(making) > n else None, bench):
-                source = placed[i][0]
-                evaluation = self._evaluation(task, bench, source, replicated(outcome, source, bench))
+            for i, outcome in self._replicated(
+                paired(making[:n], making[n] if len(making) > n else None, bench), placed
+            ):
                 left.remove(i)
-                yield i, evaluation
+                yield i, self._evaluation(task, bench, placed[i][0], outcome)
         except FAILURES as error:  # the baseline's, or one candidate's that disturbed all
             failure = self._of_baseline(error)
             for i in left:
                 yield i, self._evaluation(task, bench, placed[i][0], failure)
+
+    def _replicated(
+        self, outcomes: Iterator[tuple[int, Outcome]], placed: Sequence[tuple[str, Bench]]
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Outcomes as they come; claims to be faster last, when they were made again."""
+        claims: dict[int, Speedup] = {}
+        for i, outcome in outcomes:
+            if isinstance(outcome, Speedup) and claims_to_be_faster(outcome) and self.settings.replicates > 1:
+                claims[i] = outcome
+            else:
+                yield i, outcome
+        yield from replicated(claims, {i: placed[i][0] for i in claims}, placed[0][1])
 
     def _of_baseline(self, error: Exception) -> WorkerFailure:
         """What candidates are told that were to be compared with a baseline that fails."""

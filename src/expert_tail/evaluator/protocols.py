@@ -3,7 +3,7 @@
 import random
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -243,18 +243,35 @@ def _disturbed() -> WorkerFailure:
     return WorkerFailure("rejected", "other work runs on the device while the process is frozen", BUSY_DEVICE)
 
 
-def replicated(first: Outcome, source: str, bench: Bench) -> Outcome:
-    """What remains of a claim to be faster when it is made again, in fresh processes each time.
+def replicated(
+    claims: Mapping[int, Speedup], sources: Mapping[int, str], bench: Bench
+) -> Iterator[tuple[int, Outcome]]:
+    """What remains of claims to be faster when they are made again, in fresh processes each time.
 
-    The candidate gets ready before its baseline in one of two, and after it in the other: what depends on that favours each
-    of them once. Raises where the baseline fails.
+    Several are made again together first: in rounds with one baseline that takes little time, and leaves few that chance
+    made. Those that stand, each by itself: the candidate gets ready before its baseline in one of two, and after it in the
+    other, so that what depends on that favours each of them once. Raises where the baseline fails.
     """
-    if isinstance(first, WorkerFailure):
-        return first
-    replicates = [first]
-    makers = [partial(bench.loaded, source, "ModelNew", is_new=True), partial(bench.new_baseline, is_new=True)]
+    standing = {i: [claim] for i, claim in claims.items()}
+    if len(claims) > 1:
+        keys = list(claims)
+        with made_together(_made_again([sources[i] for i in keys], bench)) as making:
+            for place, outcome in paired(making[:-1], making[-1], bench):
+                if isinstance(outcome, WorkerFailure):
+                    del standing[keys[place]]
+                    yield keys[place], outcome
+                else:
+                    standing[keys[place]].append(outcome)
+    for i, replicates in standing.items():
+        yield i, _replicated_alone(replicates, sources[i], bench)
+
+
+def _replicated_alone(replicates: list[Speedup], source: str, bench: Bench) -> Outcome:
+    makers = _made_again([source], bench)
     order = random.sample(range(2), 2)
-    while replicates[-1].low > 1.0 and len(replicates) < bench.settings.replicates:  # type: ignore[operator]
+    for _ in range(bench.settings.replicates - 1):
+        if not claims_to_be_faster(replicates[-1]):
+            break
         with made_together(makers, order) as (candidate, baseline):
             ((_, outcome),) = paired([candidate], baseline, bench, order)
         if isinstance(outcome, WorkerFailure):
@@ -262,6 +279,16 @@ def replicated(first: Outcome, source: str, bench: Bench) -> Outcome:
         replicates.append(outcome)
         order.reverse()
     return agreed(replicates)
+
+
+def _made_again(sources: Sequence[str], bench: Bench) -> list[Callable[[], Arm]]:
+    """Makers of new arms for candidates, and of one for their baseline."""
+    candidates = [partial(bench.loaded, source, "ModelNew", is_new=True) for source in sources]
+    return [*candidates, partial(bench.new_baseline, is_new=True)]
+
+
+def claims_to_be_faster(outcome: Outcome) -> bool:
+    return isinstance(outcome, Speedup) and outcome.low is not None and outcome.low > 1.0
 
 
 def published(candidate: Arm, bench: Bench) -> Outcome:
