@@ -304,8 +304,9 @@ class Evaluator:
             for i, outcome in self._replicated(
                 paired(making[:n], making[n] if len(making) > n else None, bench), placed
             ):
+                evaluation = self._evaluation(task, bench, placed[i][0], outcome)
                 left.remove(i)
-                yield i, self._evaluation(task, bench, placed[i][0], outcome)
+                yield i, evaluation
         except FAILURES as error:  # the baseline's, or one candidate's that disturbed all
             failure = self._of_baseline(error)
             for i in left:

@@ -262,6 +262,8 @@ def replicated(
                     yield keys[place], outcome
                 else:
                     standing[keys[place]].append(outcome)
+    for i in [i for i, replicates in standing.items() if not claims_to_be_faster(replicates[-1])]:
+        yield i, agreed(standing.pop(i))
     for i, replicates in standing.items():
         yield i, _replicated_alone(replicates, sources[i], bench)
 

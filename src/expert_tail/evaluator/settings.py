@@ -29,7 +29,9 @@ class EvaluatorSettings(Settings):
         2.0, description="stop timing a candidate after this long, once min_pairs are there"
     )
     replicates: Count = Field(
-        3, description="pairs of fresh processes in which a candidate must come out confidently faster to be called so"
+        3,
+        description="times that a candidate must come out confidently faster, in fresh processes each, to be called so "
+        "(where several of a group do, they are timed together once more)",
     )
     timeout_s: Positive = Field(
         30.0, description="longest wait for one call of a candidate: import, construction or forward"

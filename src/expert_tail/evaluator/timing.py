@@ -48,7 +48,8 @@ def paired_speedup(baseline_s: Sequence[float], candidate_s: Sequence[float]) ->
 
 
 def agreed(replicates: Sequence[Speedup]) -> Speedup:
-    """One speedup from replicates with intervals, each in processes of its own: the middle one, and all that any allows.
+    """One speedup from replicates with intervals, each in processes of its own: the middle one, or the lower of two, and all
+    that any allows.
 
     What differs between processes (where their memory lies, above all) shifts every pair of one replicate by the same
     factor, which no interval over its pairs can show.
