@@ -4,7 +4,6 @@
 from expert_tail.tasks import TRAIN
 from expert_tail.time_experts.folder import digest_of
 
-# Not a param: where the checkout lies makes no measurement another; what the files say does.
 EXPERTS = Path(workflow.basedir) / CONFIG.headroom.experts
 
 
@@ -27,11 +26,12 @@ rule time_experts:
         slurm_extra=own_node(),
     params:
         code=digest("time_experts"),
+        experts=os.path.relpath(EXPERTS),
         expert_files=digest_of(EXPERTS),
         headroom=flags("headroom"),
         evaluator=flags("evaluator"),
     shell:
-        "python3 -P -m expert_tail --log {log} time_experts --tasks {input.tasks} --experts {EXPERTS:q} --split {wildcards.split}"
+        "python3 -P -m expert_tail --log {log} time_experts --tasks {input.tasks} --experts {params.experts} --split {wildcards.split}"
         " --output {output} {params.headroom} {params.evaluator}"
 
 
