@@ -131,6 +131,7 @@ def training(folder: Path, tmp_path: Path, steps: int, checkpoints: list[int], *
     return done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, 2], ids=["whole", "divided"])
 def test_training_as_two_processes(folder: Path, tmp_path: Path, shards: int) -> None:
     """The command line: one log, one set of files, whole though two processes ran."""
