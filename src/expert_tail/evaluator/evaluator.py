@@ -318,7 +318,7 @@ class Evaluator:
         """Outcomes as they come; claims to be faster last, when they were made again."""
         claims: dict[int, Speedup] = {}
         for i, outcome in outcomes:
-            if isinstance(outcome, Speedup) and claims_to_be_faster(outcome) and self.settings.replicates > 1:
+            if claims_to_be_faster(outcome) and self.settings.replicates > 1:
                 claims[i] = outcome
             else:
                 yield i, outcome

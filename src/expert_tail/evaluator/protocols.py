@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeGuard
 
 import torch
 
@@ -289,7 +290,7 @@ def _made_again(sources: Sequence[str], bench: Bench) -> list[Callable[[], Arm]]
     return [*candidates, partial(bench.new_baseline, is_new=True)]
 
 
-def claims_to_be_faster(outcome: Outcome) -> bool:
+def claims_to_be_faster(outcome: Outcome) -> TypeGuard[Speedup]:
     return isinstance(outcome, Speedup) and outcome.low is not None and outcome.low > 1.0
 
 
