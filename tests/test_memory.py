@@ -2,7 +2,6 @@
 
 import gc
 import random
-import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +20,7 @@ from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.evaluator.tensors import Tensor
 from expert_tail.evaluator.timing import Speedup
 
-BENCH: Any = SimpleNamespace(settings=SimpleNamespace(timeout_s=1.0), outputs=None)
+BENCH: Any = SimpleNamespace(settings=SimpleNamespace(timeout_s=1.0), outputs=None, wake=lambda: None)
 
 
 class AtRest(Rest):
@@ -285,20 +284,16 @@ def test_when_it_is_looked_whether_the_device_is_at_rest() -> None:
     assert len({windows_s[0] for windows_s in alone}) == 200  # none can be foreseen
 
 
-def test_calls_are_drawn_one_by_one() -> None:
-    """Large ones have no room together."""
-    layout = Layout.of([Tensor("float32", torch.zeros(64)), 2], 3)
-    drawn: list[weakref.ref[Tensor]] = []
-    alive: list[int] = []
-
-    def calls() -> Any:
-        for value in range(3):
-            call = [Tensor("float32", torch.full((64,), float(value))), 2]
-            drawn.append(weakref.ref(call[0]))
-            alive.append(sum(tensor() is not None for tensor in drawn))
-            yield call
-            del call
-
-    packed = Inputs.of(layout, calls(), 3, torch.device("cpu")).packed
-    assert packed.view(torch.float32).view(3, 64)[:, 0].tolist() == [0, 1, 2]
-    assert max(alive) <= 2
+def test_inputs_lie_where_the_layout_says() -> None:
+    specs = [Tensor("float32", torch.zeros(3, 5)), 2, Tensor("bool", torch.zeros(7, dtype=torch.uint8))]
+    layout = Layout.of([*specs, Tensor("int64", torch.zeros(0, 4, dtype=torch.int64))], 2)
+    inputs = Inputs.blank(layout, 2, torch.device("cpu"))
+    first, second = inputs.of_call(layout, 0), inputs.of_call(layout, 1)
+    assert [(x.dtype, x.shape) for x in first] == [("float32", [3, 5]), ("bool", [7]), ("int64", [0, 4])]
+    assert not inputs.packed.any()
+    second[0].data.copy_(torch.arange(15.0).view(3, 5))
+    start = layout.call_bytes
+    assert inputs.packed[start : start + 60].view(torch.float32).tolist() == list(range(15))
+    assert not first[0].data.any()
+    second[0].data.zero_()
+    assert not inputs.packed.any()

@@ -11,7 +11,7 @@ from expert_tail.evaluator.layout import Inputs, Layout
 from expert_tail.evaluator.memory import Memory
 from expert_tail.evaluator.process import INPUT_MUTATED, Worker, WorkerFailure, forged
 from expert_tail.evaluator.tensors import Source, Tensor, read_tensor, same_bytes
-from expert_tail.evaluator.worker import RUN, RUN_IDLE
+from expert_tail.evaluator.worker import RUN, RUN_IDLE, RUN_NOTHING
 
 
 class Disturbed(Exception):
@@ -52,16 +52,13 @@ class Arm:
         command: bytes = RUN,
         wanted: Sequence[Tensor] | None = None,
         checks_inputs: bool = True,
-        window_s: float = 0.0,
     ) -> Ran:
         """Run the model once on each call's inputs. The worker stays frozen.
 
         Raises `WorkerFailure`, also for a model whose outputs are not like `wanted`, if given, and for one that changed its
-        inputs, unless the caller checks them; `Disturbed`, if in the last `window_s` seconds before the device was not at rest.
+        inputs, unless the caller checks them.
         """
         self.memory.write(inputs)
-        if window_s and self.memory.is_disturbed(window_s):
-            raise Disturbed
         try:
             ran = self._run(command, inputs.n_calls, timeout_s, wanted)
         except Exception:
@@ -71,6 +68,16 @@ class Arm:
         if checks_inputs and not self.memory.holds(inputs):
             raise WorkerFailure("incorrect", "the inputs are changed after the call", INPUT_MUTATED)
         return ran
+
+    def look(self, inputs: Inputs, seconds: float) -> None:
+        """Put inputs there and see for so long whether a device is at rest then. Raises `Disturbed`."""
+        self.memory.write(inputs)
+        if self.memory.is_disturbed(seconds):
+            raise Disturbed
+
+    def wake(self, timeout_s: float) -> None:
+        """Have the worker use its device."""
+        self._run(RUN_NOTHING, None, timeout_s, None)
 
     def idle(self, timeout_s: float) -> float:
         """Seconds that a run of no work takes, until the last run's outputs are read again."""

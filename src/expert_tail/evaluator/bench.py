@@ -77,7 +77,7 @@ class Bench:
             self._pool: dict[tuple[int, int], Inputs] = {}
             self._timed = 0
             self._usable = [VARIATIONS[0]]
-            self._shape(Layout.of(self._draw(0), 1), [self._reference])
+            self._shape(Layout.of(self._drawn(0), 1), [self._reference])
             self.cases = [case for i in range(settings.correctness_trials) if (case := self._case(i)) is not None]
             self._usable = [VARIATIONS[case.index] for case in self.cases if case.index < len(VARIATIONS)]
             self.overhead_s = 0.0
@@ -85,13 +85,9 @@ class Bench:
             self._stack.callback(self.baseline.close)
             self.prove(self.baseline)
             self.settle()
-            if device.type == "cuda" and (n_calls := self._calls_of_a_trial()) > 1:
-                self._shape(replace(self.layout, n_calls=n_calls), [self.baseline])
             if device.type == "cuda":
-                for inputs in self.warm_ups():
-                    self.baseline.run(inputs, settings.timeout_s)
-                idle = [self.baseline.idle(settings.timeout_s) for _ in range(N_IDLE)]
-                self.overhead_s = min(idle)  # the least, so that no time is taken off that was really spent
+                with self.on_one_core():
+                    self._lengthen_trials()
         except BaseException:
             self.close()
             raise
@@ -106,6 +102,19 @@ class Bench:
     def settle(self) -> None:
         """Wait until nothing starts any more."""
         self._server.settle()
+
+    @contextlib.contextmanager
+    def on_one_core(self) -> Iterator[None]:
+        """Have this thread and the workers of a GPU take turns on one core: what differs between cores, and how long it takes
+        to wake one, is then no difference between arms.
+        """
+        before = os.sched_getaffinity(0)
+        if self.device.type == "cuda":
+            os.sched_setaffinity(0, {max(before)})  # interrupts prefer the first
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
 
     def calibrate(self) -> None:
         """Learn how a device does that is at rest; before candidates are there."""
@@ -220,7 +229,7 @@ class Bench:
         found = []
         for case in self.cases:
             if case.expected is not None:
-                inputs = [x.data for x in self._draw(case.index) if isinstance(x, Tensor)]
+                inputs = [x.data for x in self._inputs(case.index, 1).of_call(self.layout, 0)]
                 outputs = [output.computed.data for output in case.expected]
                 found.append(tuple([flat_array(x) for x in tensors] for tensors in (outputs, inputs)))
         return found  # type: ignore[return-value]
@@ -237,9 +246,10 @@ class Bench:
             yield self._inputs(case.index, 1)
 
     def wake(self) -> None:
-        """Have a process run that is not timed, if there is one: on a GPU the first after inputs were drawn takes 0.15 ms more."""
+        """Have a process use a GPU that is not timed, if there is one: the first run after large inputs takes 0.15 ms more."""
         if self.device.type == "cuda" and not self.is_frugal:
-            self.baseline.idle(self.settings.timeout_s)
+            with contextlib.suppress(WorkerFailure):  # where it is asked a question it will say so
+                self.baseline.wake(self.settings.timeout_s)
 
     def seconds(self, ran: Ran) -> float:
         """Seconds a call of a run took, without what a run of no work takes."""
@@ -277,6 +287,15 @@ class Bench:
             found.append(Output(computed, Expected(computed.rows(len(errors)), errors_N)))
         return found
 
+    def _lengthen_trials(self) -> None:
+        """Have a trial be as many calls as it should be, and learn what a run of no work takes then."""
+        if (n_calls := self._calls_of_a_trial()) > 1:
+            self._shape(replace(self.layout, n_calls=n_calls), [self.baseline])
+        for inputs in self.warm_ups():
+            self.baseline.run(inputs, self.settings.timeout_s)
+        idle = [self.baseline.idle(self.settings.timeout_s) for _ in range(N_IDLE)]
+        self.overhead_s = min(idle)  # the least, so that no time is taken off that was really spent
+
     def _calls_of_a_trial(self) -> int:
         """Calls that take about `TRIAL_S`, if there is room for their tensors."""
         inputs, timeout_s = self._inputs(0, 1), self.settings.timeout_s
@@ -297,8 +316,9 @@ class Bench:
         """
         if (first, n_calls) in self._pool:
             return self._pool[first, n_calls]
-        calls = (self._draw(index) for index in range(first, first + n_calls))
-        inputs = Inputs.of(self.layout, calls, n_calls, self.device)
+        inputs = Inputs.blank(self.layout, n_calls, self.device)
+        for call in range(n_calls):
+            self._draw(first + call, inputs.of_call(self.layout, call))
         n_bytes = sum(known.packed.nbytes for known in [*self._pool.values(), inputs])
         if inputs.packed.nbytes > LARGE_BYTES or n_bytes > POOL_BYTES[self.device.type]:
             if not self.has_room():
@@ -308,15 +328,24 @@ class Bench:
             self._pool[first, n_calls] = inputs
         return inputs
 
-    def _draw(self, index: int) -> list[Any]:
-        """Tensors and plain values, drawn by the task's `get_inputs`, and varied."""
-        described, spans = self._call({"do": "draw", "seed": self._seed(f"inputs {index}")}, "drawn")
-        source = self._reference.memory.source(spans)
-        drawn = [read_tensor(source, x) if "address" in x else x["value"] for x in described]
-        rng = torch.Generator(self.device).manual_seed(self._seed(f"variation {index}"))
-        vary([x.data if isinstance(x, Tensor) else x for x in drawn], self._variation(index), rng)
+    def _draw(self, index: int, places: list[Tensor]) -> None:
+        """Put tensors there that the task's `get_inputs` draws, and vary them."""
+        drawn = [x for x in self._drawn(index) if isinstance(x, Tensor)]
+        if [(x.dtype, x.shape) for x in drawn] != [(x.dtype, x.shape) for x in places]:
+            raise WorkerFailure("runtime_error", "its get_inputs returns tensors of other shapes each time")
+        for place, x in zip(places, drawn, strict=True):
+            place.data.copy_(x.data)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # the reference goes on
         self._trim_reference(drawn)
-        return drawn
+        rng = torch.Generator(self.device).manual_seed(self._seed(f"variation {index}"))
+        vary([place.data for place in places], self._variation(index), rng)
+
+    def _drawn(self, index: int) -> list[Any]:
+        """Tensors, in the reference's memory, and plain values, as the task's `get_inputs` returns them."""
+        described, spans = self._call({"do": "draw", "seed": self._seed(f"inputs {index}")}, "drawn")
+        source = self._reference.memory.borrowed(spans)
+        return [read_tensor(source, x) if "address" in x else x["value"] for x in described]
 
     def _shape(self, layout: Layout, arms: list[Arm]) -> None:
         """Lay inputs out like this from now on."""

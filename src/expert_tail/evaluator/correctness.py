@@ -96,12 +96,12 @@ def _as_drawn(values: Tensor, rng: Generator) -> None:
 
 def _rescaled(values: Tensor, rng: Generator) -> None:
     """A scale for each row and column, and one for all. Signs stay, so that even logarithms can be taken."""
-    scale = _uniform(-0.7, 0.7, (), values, rng).exp()
+    exponent = _uniform(-0.7, 0.7, (), values, rng)
     for axis in sorted({0, values.ndim - 1}):
         along = [1] * values.ndim
         along[axis] = values.shape[axis]
-        values.mul_(_uniform(-0.3, 0.3, tuple(along), values, rng).exp())
-    values.mul_(scale)
+        values.mul_((exponent + _uniform(-0.3, 0.3, tuple(along), values, rng)).exp_())
+        exponent.zero_()
 
 
 def _outliers(values: Tensor, rng: Generator) -> None:
@@ -119,12 +119,16 @@ def _outliers(values: Tensor, rng: Generator) -> None:
 
 
 def _shifted(values: Tensor, rng: Generator) -> None:
-    """Shifted, with a heavy-tailed noise (Student's t, 2 degrees of freedom) that leaves no bound of the drawn standing."""
-    shift = _uniform(-1.5, 1.5, (), values, rng)
-    for part in values.view(-1).split(CHUNK):
-        u = torch.empty_like(part).uniform_(-1.0, 1.0, generator=rng)
-        noise = u.div_((u * u).neg_().add_(1.0).mul_(0.5).sqrt_())  # its quantile function, faster than two draws
-        part += shift + 0.3 * noise.clamp_(-40.0, 40.0)
+    """Shifted, with a heavy-tailed noise (Student's t, 2 degrees of freedom) that leaves no bound of the drawn standing.
+
+    Beyond `CHUNK` values the noise repeats: to draw as much of it takes longer than to draw the inputs.
+    """
+    parts = values.view(-1).split(CHUNK)
+    u = torch.empty_like(parts[0]).uniform_(-1.0, 1.0, generator=rng)
+    noise = u.div_((u * u).neg_().add_(1.0).mul_(0.5).sqrt_())  # its quantile function, faster than two draws
+    noise.clamp_(-40.0, 40.0).mul_(0.3).add_(_uniform(-1.5, 1.5, (), values, rng))
+    for part in parts:
+        part += noise[: part.numel()]
 
 
 # Constants pass where a reduction over many uniform values concentrates, and shortcuts where all are positive or below 1.

@@ -1,13 +1,12 @@
 """Where the input tensors of one or more calls lie in a worker's one input buffer. Pure."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from expert_tail.evaluator.tensors import Tensor
+from expert_tail.evaluator.tensors import DTYPES, Tensor
 
 ALIGNMENT = 256  # bytes; what CUDA's own allocator gives
 
@@ -37,6 +36,17 @@ class Layout:
     def n_bytes(self) -> int:
         return max(1, self.call_bytes * self.n_calls)
 
+    @property
+    def tensors(self) -> list[dict[str, Any]]:
+        """Specs of a call's tensors."""
+        return [spec for spec, offset in zip(self.specs, self.offsets, strict=True) if offset is not None]
+
+    def places(self, call: int) -> list[tuple[int, int]]:
+        """Where each tensor of a call begins in the buffer, and its bytes."""
+        starts = [call * self.call_bytes + offset for offset in self.offsets if offset is not None]
+        sizes = [math.prod(spec["shape"]) * DTYPES[spec["dtype"]].itemsize for spec in self.tensors]
+        return list(zip(starts, sizes, strict=True))
+
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
@@ -46,18 +56,16 @@ class Inputs:
     packed: torch.Tensor  # uint8, as a worker's buffer
 
     @classmethod
-    def of(cls, layout: Layout, calls: Iterator[list[Any]], n_calls: int, device: torch.device) -> "Inputs":
-        """From `calls`, which are taken one by one: large ones need no room together."""
-        if n_calls == 1:
-            only = next(calls)
-            tensors = [x for x in only if isinstance(x, Tensor)]
-            if len(tensors) == 1 and tensors[0].n_bytes == layout.call_bytes:  # large ones are not held twice
-                return cls(1, tensors[0].data.view(-1).view(torch.uint8))
-            calls = iter([only])
-        packed = torch.zeros(max(1, layout.call_bytes * n_calls), dtype=torch.uint8, device=device)
-        for i, call in enumerate(calls):
-            for offset, x in zip(layout.offsets, call, strict=True):
-                if offset is not None and x.n_bytes:
-                    start = i * layout.call_bytes + offset
-                    packed[start : start + x.n_bytes] = x.data.view(-1).view(torch.uint8)
-        return cls(n_calls, packed)
+    def blank(cls, layout: Layout, n_calls: int, device: torch.device) -> "Inputs":
+        """To be filled. What lies between tensors is zero."""
+        is_full = layout.call_bytes == sum(n_bytes for _, n_bytes in layout.places(0))
+        make = torch.empty if is_full and layout.call_bytes else torch.zeros
+        return cls(n_calls, make(max(1, layout.call_bytes * n_calls), dtype=torch.uint8, device=device))
+
+    def of_call(self, layout: Layout, call: int) -> list[Tensor]:
+        """Its tensors, which are views of the bytes."""
+        found = []
+        for spec, (start, n_bytes) in zip(layout.tensors, layout.places(call), strict=True):
+            flat = self.packed[start : start + n_bytes].view(DTYPES[spec["dtype"]])
+            found.append(Tensor(spec["dtype"], flat.view(spec["shape"])))
+        return found

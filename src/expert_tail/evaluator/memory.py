@@ -7,7 +7,8 @@ a run: it waits for whatever the worker has left running on the device, or finds
 
 import weakref
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -57,6 +58,10 @@ class Memory(ABC):
     @abstractmethod
     def source(self, spans: Any) -> Source:
         """Memory as it is now; `spans` as the worker answers them."""
+
+    def borrowed(self, spans: Any) -> Source:
+        """The same without a copy, where there need be none: to be read before the worker goes on, which is trusted."""
+        return self.source(spans)
 
     def outputs(self, spans: Any) -> Source:
         """The same after a run, for its outputs: once it returns they are there to be read."""
@@ -198,9 +203,16 @@ class DeviceMemory(Memory):
 
     def source(self, spans: Any) -> "Snapshot":
         """A copy of the spans. Raises `WorkerFailure` for one that is not the worker's."""
+        return Snapshot(self.device, [(address, piece.clone()) for address, piece in self._pieces(spans)])
+
+    def borrowed(self, spans: Any) -> "Snapshot":
+        return Snapshot(self.device, list(self._pieces(spans)))
+
+    def _pieces(self, spans: Any) -> Iterator[tuple[int, torch.Tensor]]:
+        """The spans' addresses in the worker, and their bytes."""
         if not isinstance(spans, list) or len(spans) > MAX_SPANS:
             raise forged()
-        found, total = Snapshot(self.device), 0
+        total = 0
         for span in spans:
             try:
                 base, handle, low, high = span
@@ -213,8 +225,7 @@ class DeviceMemory(Memory):
                 raise WorkerFailure(
                     "incorrect", "returned tensors spread over far more memory than they need", "sparse_strides"
                 )
-            found.pieces.append((base + low, cuda.tensor_at(known.base + low, high - low, self.device).clone()))
-        return found
+            yield base + low, cuda.tensor_at(known.base + low, high - low, self.device)
 
     def _known(self, handle: bytes) -> cuda.Range:
         if handle not in self._opened:
@@ -231,10 +242,10 @@ class DeviceMemory(Memory):
 
 @dataclass
 class Snapshot:
-    """Copies of pieces of a worker's device memory: (address in the worker, bytes)."""
+    """Pieces of a worker's device memory: (address in the worker, bytes)."""
 
     device: torch.device
-    pieces: list[tuple[int, torch.Tensor]] = field(default_factory=list)
+    pieces: list[tuple[int, torch.Tensor]]
 
     def bytes_at(self, address: int, n_bytes: int) -> torch.Tensor:
         for start, piece in self.pieces:

@@ -70,7 +70,7 @@ class Worker:
         self, server: "ForkServer", pid: int, channel: socket.socket, scratch: Path, output: int, limits: Limits
     ) -> None:
         self._server, self.pid, self._channel, self.scratch, self._output = server, pid, channel, scratch, output
-        self._spins = limits.core not in os.sched_getaffinity(0)
+        self._core = limits.core  # -1: any
         self._on_device = limits.device != "cpu"
         self.first_run_s = (
             0.0  # how long its first run may take, if longer than others: what was compiled is loaded then
@@ -101,7 +101,8 @@ class Worker:
 
         On a CPU its time is the longer of two: by the parent's clock until it answers; and the processor time it took until
         it was frozen, plus what it waited to be released, so that what is still computed after the answer is paid for. On a
-        device it is the time until `outputs` returns, which copies them: what is computed later is not in the copy.
+        device it is the time until `outputs` returns, which copies them: what is computed later is not in the copy; and its
+        main thread runs where this one may. If that is one core, neither waits for another to wake up.
         Raises `WorkerFailure`, also where it was not frozen before.
         """
         if self._processor_ns() not in (0, self._frozen_ns):  # 0: it was killed, as sending will tell
@@ -109,10 +110,15 @@ class Worker:
         if self.threads() > 1 and not self._on_device:  # CUDA has threads of its own
             raise WorkerFailure("rejected", "threads are left from before the call", "background_thread")
         before, waited = self._frozen_ns, self._waited_ns()
+        spins = self._core not in (cores := os.sched_getaffinity(0))
+        if self._on_device:
+            spins = len(cores) > 1
+            with contextlib.suppress(OSError):  # it was killed, as sending will tell
+                os.sched_setaffinity(self.pid, cores)
         self._send(command)
         start = time.perf_counter_ns()
         self._signal(signal.SIGCONT)
-        answered = self._wait(start, timeout_s)
+        answered = self._wait(start, timeout_s, spins)
         taken = time.perf_counter_ns() - start
         if not answered:
             raise self._timed_out(timeout_s)
@@ -195,9 +201,9 @@ class Worker:
         self.kill()  # it is not frozen, and would disturb others
         return WorkerFailure("timeout", f"no answer within {timeout_s:g} s")
 
-    def _wait(self, start_ns: int, timeout_s: float) -> bool:
-        """Whether an answer came in time. Spins at first: waking up takes long enough to hide work in."""
-        spin_until = start_ns + int(1e9 * min(SPIN_S, timeout_s)) if self._spins else 0
+    def _wait(self, start_ns: int, timeout_s: float, spins: bool) -> bool:
+        """Whether an answer came in time. Where it spins at first: waking up takes long enough to hide work in."""
+        spin_until = start_ns + int(1e9 * min(SPIN_S, timeout_s)) if spins else 0
         while time.perf_counter_ns() < spin_until:
             if self._poll.poll(0):
                 return True

@@ -53,7 +53,8 @@ def paired(
                 waiting.remove(n)
                 timed_against = arms[n].result()
                 bench.prove(timed_against)
-            outcomes = rounds(timed_against, right, bench)
+            with bench.on_one_core():
+                outcomes = rounds(timed_against, right, bench)
             close_all(list(right.values()))
             yield from outcomes.items()
 
@@ -124,7 +125,6 @@ def rounds(baseline: Arm, candidates: Mapping[int, Arm], bench: Bench) -> dict[i
             break
         start = time.monotonic()
         inputs = bench.trial(trial)
-        bench.wake()
         done = _round(baseline, active, inputs, bench, checks_each or len(active) == 1)
         checks_each = checks_each or not done.is_intact
         outcomes.update(done.failed)
@@ -198,13 +198,16 @@ def _round(
     """
     arms: dict[int | None, Arm] = {None: baseline} | dict(candidates.items())
     order = random.sample(list(arms), len(arms))
-    windows_s = _windows_s(order) if is_timed else {}
+    windows_s = _windows_s(order) if is_timed and baseline.memory.is_shared else {}
     done, waiting = _Round(n_looks=len(windows_s)), deque(order)
     while waiting:
         key = waiting[0]
-        how = {"checks_inputs": checks_each, "window_s": windows_s.get(key, 0.0)}
         try:
-            run = arms[key].run(inputs, bench.settings.timeout_s, wanted=bench.outputs, **how)  # type: ignore[arg-type]
+            if key in windows_s:
+                arms[key].look(inputs, windows_s[key])
+            if is_timed and len(waiting) == len(order):
+                bench.wake()
+            run = arms[key].run(inputs, bench.settings.timeout_s, wanted=bench.outputs, checks_inputs=checks_each)
             done.ran[key] = run.sharing(done.ran.values())
         except Disturbed:
             done.n_disturbed += 1

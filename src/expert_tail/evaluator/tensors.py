@@ -11,7 +11,7 @@ from expert_tail.evaluator.process import WorkerFailure, forged
 
 _NAMES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8")
 SPARSE_BYTES = 1 << 28  # that a view may span beyond four times its values: enough for one of most inputs
-_DTYPES = {name: getattr(torch, name) for name in _NAMES} | {"bool": torch.uint8}
+DTYPES = {name: getattr(torch, name) for name in _NAMES} | {"bool": torch.uint8}
 
 
 class Source(Protocol):
@@ -104,9 +104,9 @@ def read_tensor(source: Source, description: Any, wanted: Tensor | None = None) 
         raise WorkerFailure("incorrect", f"returned shape {shape} instead of {wanted.shape}", "wrong_shape")
     if wanted is not None and dtype != wanted.dtype:
         raise WorkerFailure("incorrect", f"returned {dtype} instead of {wanted.dtype}", "wrong_dtype")
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
         raise WorkerFailure("incorrect", f"returned dtype {dtype}", "wrong_dtype")
-    element: torch.dtype = _DTYPES[dtype]
+    element: torch.dtype = DTYPES[dtype]
     if 0 in shape:
         return Tensor(dtype, torch.empty(shape, dtype=element, device=source.device), place=tuple(place))
     extent = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))

@@ -36,7 +36,8 @@ from expert_tail.evaluator.sandbox import Limits, confine
 
 MAX_MESSAGE = 1 << 17
 # Not JSON: nothing to parse on the clock. A number of calls follows.
-RUN, RUN_KEEPING, RUN_IDLE = b"run", b"run keeping", b"run idle"
+RUN, RUN_KEEPING = b"run", b"run keeping"
+RUN_IDLE, RUN_NOTHING = b"run idle", b"run nothing"
 RUN_DOUBLE, RUN_PRECISE = b"run double", b"run precise"  # the reference's, in float64, or in float32 but not in TF32
 INPUTS = "inputs"  # stands for the handle of the parent's buffer
 ERROR_CHARACTERS = 4000
@@ -88,10 +89,11 @@ class _Worker:
     def run(self, command: bytes) -> str:
         """Run the model on the first calls' inputs; what and where their outputs are.
 
-        `RUN_KEEPING` keeps the previous outputs alive; `RUN_IDLE` runs nothing and describes them again.
+        `RUN_KEEPING` keeps the previous outputs alive; `RUN_IDLE` runs nothing and describes them again; `RUN_NOTHING` no more
+        than uses the device.
         """
         kind, _, n_calls = command.rpartition(b" ")
-        if kind == RUN_IDLE:
+        if kind in (RUN_IDLE, RUN_NOTHING):
             torch.zeros(1, device=self.device)
         else:
             self.previous = self.outputs if kind == RUN_KEEPING else []
@@ -107,8 +109,9 @@ class _Worker:
             self.outputs = outputs
         if self.device.type == "cuda":
             _synchronize()
-        described = ", ".join(f"[{', '.join(_outputs(output)[:MAX_OUTPUTS])}]" for output in self.outputs)
-        return f'{{"outputs": [{described}], "spans": {self._spans(self.outputs)}}}'
+        answered = [] if kind == RUN_NOTHING else self.outputs
+        described = ", ".join(f"[{', '.join(_outputs(output)[:MAX_OUTPUTS])}]" for output in answered)
+        return f'{{"outputs": [{described}], "spans": {self._spans(answered)}}}'
 
     def _spans(self, values: list[Any]) -> str:
         """The device memory that tensors lie in, as JSON: (allocation, its handle, first byte, end)."""
