@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from expert_tail.code_digest import code_digest
 from expert_tail.errors import UserError
+from expert_tail.evaluator.alone import NO_CORE, alone_on, core_to_share
 from expert_tail.evaluator.arm import Arm, made_together
 from expert_tail.evaluator.bench import Bench
 from expert_tail.evaluator.build import Builds, needs_build
@@ -72,7 +71,8 @@ class Evaluator:
         self.cache = Cache(cache or cache_folder())
         self._builds = Builds(self.cache.folder / BUILDS, self.hardware)
         # On a CPU workers are timed on the last core: interrupts prefer the first. Those that drive a GPU run anywhere.
-        self.core = max(os.sched_getaffinity(0)) if self.device.type == "cpu" else -1
+        self.core = max(os.sched_getaffinity(0)) if self.device.type == "cpu" else NO_CORE
+        self._shared_core = NO_CORE  # with this thread, while workers of a GPU are timed
         self.group = GROUP[self.device.type]
         if self.device.type == "cuda":
             self.group = max(1, min(self.group, torch.cuda.mem_get_info(self.device)[0] // MEMORY_EACH))
@@ -113,7 +113,7 @@ class Evaluator:
                 waiting[candidates[indices[0]].task].append(name)
         if waiting:
             self._require_sandbox()
-            with _alone(self.device), self._elsewhere(), self._nothing_left_over():
+            with alone_on(self.device), self._on_cores(), self._nothing_left_over():
                 self._ceilings = ceilings_of(str(self.device), self.core, self.hardware)
                 upcoming = deque(waiting.items())
                 while upcoming:
@@ -199,7 +199,9 @@ class Evaluator:
             with contextlib.ExitStack() as opening:
                 benches = []
                 for server in self._servers[:n]:
-                    bench = Bench(server, self._builds, task, self.settings, self.core, self.device, **how)
+                    bench = Bench(
+                        server, self._builds, task, self.settings, self.device, self.core, self._shared_core, **how
+                    )
                     benches.append(opening.enter_context(contextlib.closing(bench)))
                 stack.enter_context(opening.pop_all())
                 return benches
@@ -379,9 +381,9 @@ class Evaluator:
         return Evaluation(status, self.digest, self.hardware, sandbox=self._servers[0].sandbox, **columns)  # type: ignore[arg-type]
 
     @contextlib.contextmanager
-    def _elsewhere(self) -> Iterator[None]:
+    def _on_cores(self) -> Iterator[None]:
         """Keep this thread off the core that workers are timed on, so that it may spin. Several that spin would hold up
-        each other: they go where they like, and sleep.
+        each other: they go where they like, and sleep. Find a core that this thread shares with those that drive a GPU.
 
         PyTorch gets as many threads as there are cores left: more would spend most of their time waiting for each other.
         """
@@ -390,24 +392,10 @@ class Evaluator:
         if self.core >= 0 and self.at_once == 1:
             os.sched_setaffinity(0, others)
         torch.set_num_threads(max(1, min(n_threads, len(others) // self.at_once)))
+        shares = self.device.type == "cuda" and self.settings.protocol == "paired"
         try:
-            yield
+            with core_to_share() if shares else contextlib.nullcontext(NO_CORE) as self._shared_core:
+                yield
         finally:
             torch.set_num_threads(n_threads)
             os.sched_setaffinity(0, before)
-
-
-@contextlib.contextmanager
-def _alone(device: torch.device) -> Iterator[None]:
-    """One process at a time measures on a device of this machine. Jobs that see one GPU each all call theirs cuda:0."""
-    name = f"cuda-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else str(device)
-    lock = FileLock(Path(tempfile.gettempdir()) / f"expert-tail-{os.getuid()}-{name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log(f"waiting for another evaluation on this machine's {device}")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
