@@ -6,7 +6,8 @@ FOLDER is a checkout of KernelBench, which stays outside of this repository. `dr
 them, duplicates included; `distinct` as many candidates that all differ (by a comment): ours evaluates each in one call, from
 an empty cache. KernelBench evaluates one sample like the next, so a few of each task are enough: only correct ones, since
 others cost it no timing. Protocol of both: theirs is 1 correctness and 5 timing trials, ours the default. The ceilings of the
-device, which a machine measures once, are measured before. Prints JSON.
+device, which a machine measures once, are measured before. `scatter` is how far apart the speedups of equal candidates lie,
+95 % of them: of ours the `distinct` ones, of theirs the ratios of any two samples' times. Prints JSON.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import contextlib
 import io
 import itertools
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -36,6 +38,7 @@ from expert_tail.policy.action import candidate_source
 from expert_tail.tasks import Task, load_suite
 
 CORRECT_TRIALS, TIMED_TRIALS = 1, 5
+Z = statistics.NormalDist().inv_cdf(0.975)
 
 
 def main() -> None:
@@ -66,7 +69,7 @@ def main() -> None:
     report: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
         "drawn": evaluate(drawn, args.device),
-        "distinct": evaluate(distinct, args.device),
+        "distinct": evaluate(distinct, args.device, are_equal=True),
     }
     if args.kernelbench:
         theirs = {
@@ -82,7 +85,7 @@ def main() -> None:
     print(json.dumps(report, indent=2))
 
 
-def evaluate(candidates: Sequence[Candidate], device: str) -> dict[str, Any]:
+def evaluate(candidates: Sequence[Candidate], device: str, are_equal: bool = False) -> dict[str, Any]:
     """Seconds for all candidates in one call from a cold start; of each task what was measured, and how exactly."""
     settled: list[float] = []  # when each was
     with tempfile.TemporaryDirectory() as folder:
@@ -101,22 +104,29 @@ def evaluate(candidates: Sequence[Candidate], device: str) -> dict[str, Any]:
         "candidates": len(candidates),
         "distinct": n_distinct,
         "tasks": {
-            task_id: {"seconds": round(end - begin, 2), **measured(evaluations)}
+            task_id: {"seconds": round(end - begin, 2), **measured(evaluations, are_equal)}
             for (task_id, evaluations), (begin, end) in zip(by_task.items(), itertools.pairwise(ends), strict=True)
         },
     }
 
 
-def measured(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+def measured(evaluations: Sequence[Evaluation], are_equal: bool) -> dict[str, Any]:
     timed = [e for e in evaluations if e.status == "correct" and e.speedup_low and e.speedup_high]
-    return {
-        "candidates": len(evaluations),
-        "correct": len(timed),
-        "interval_width": round(statistics.median(e.speedup_high / e.speedup_low - 1 for e in timed), 4)
-        if timed
-        else None,
-        "kernel_ms": round(statistics.median(e.kernel_ms for e in timed), 4) if timed else None,
-    }
+    found: dict[str, Any] = {"candidates": len(evaluations), "correct": len(timed)}
+    if timed:
+        found["interval_width"] = round(statistics.median(e.speedup_high / e.speedup_low - 1 for e in timed), 4)
+        found["kernel_ms"] = round(statistics.median(e.kernel_ms for e in timed), 4)
+    if are_equal:
+        found["scatter"] = scatter([e.speedup for e in timed], 1)
+    return found
+
+
+def scatter(values: Sequence[float], n_times: int) -> float | None:
+    """Relative width of the range of 95 % of ratios of so many values, if they are normal."""
+    if len(values) < 2:
+        return None
+    deviation = statistics.stdev(map(math.log, values)) * n_times**0.5
+    return round(math.expm1(2 * Z * deviation), 4)
 
 
 def kernelbench(folder: Path, task: Task, source: str, samples: int) -> dict[str, Any]:
@@ -150,6 +160,7 @@ def kernelbench(folder: Path, task: Task, source: str, samples: int) -> dict[str
     return {
         "seconds_a_sample": round(statistics.mean(seconds), 2),
         "interval_width": round(statistics.median(widths), 4),  # of one time alone: a speedup's is wider
+        "scatter": scatter(runtimes, 2),
         "kernel_ms": round(statistics.median(runtimes), 4),
     }
 

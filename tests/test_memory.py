@@ -169,7 +169,7 @@ def test_a_round_ends_where_its_inputs_may_have_set_off_work(
     candidates = {i: arm(buffer, lambda view: None) for i in range(n_candidates)}
     done = _round(arm(buffer, lambda view: None), candidates, inputs, BENCH, checks_each=False)
     assert done.has_ended
-    assert (done.n_looks, done.n_disturbed) == (2, 1)
+    assert (done.n_looks, done.n_disturbed) == (3, 1)
     assert not done.ran
     assert not done.failed
     done = _round(arm(buffer, lambda view: None), candidates, inputs, BENCH, checks_each=False, is_timed=False)
@@ -181,10 +181,30 @@ def in_order(monkeypatch: pytest.MonkeyPatch, *order: int | None) -> None:
     monkeypatch.setattr(protocols.random, "sample", lambda population, k: list(order))
 
 
+def test_nothing_comes_between_a_look_and_the_clock(
+    buffer: DeviceBuffer, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What began there would be done before the run, and be neither seen nor timed."""
+    said: list[str] = []
+
+    def says(word: str, answer: bool | None = None) -> Callable[..., bool | None]:
+        return lambda *_: (said.append(word), answer)[1]
+
+    for name, answer in (("wait", None), ("flush", None), ("is_disturbed", False)):
+        monkeypatch.setattr(buffer.rest, name, says(name, answer))
+    monkeypatch.setattr(BENCH, "wake", says("wake"))
+    in_order(monkeypatch, 0, None)
+    arms = {0: arm(buffer, says("run"))}
+    _round(arm(buffer, says("run")), arms, inputs, BENCH, checks_each=False)
+    first, second = " ".join(said).split(" run")[:2]
+    assert first.endswith("flush wait is_disturbed wake is_disturbed")
+    assert second.endswith("flush wait is_disturbed")
+
+
 def test_who_ran_already_cannot_have_a_round_left_out(
     buffer: DeviceBuffer, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    buffer.rest = Restless(lambda look: look == 1)  # before the second run
+    buffer.rest = Restless(lambda look: look == 2)  # before the second run
     in_order(monkeypatch, 0, None)
     done = _round(arm(buffer, lambda view: None), {0: arm(buffer, lambda view: None)}, inputs, BENCH, checks_each=False)
     assert not done.has_ended
@@ -195,7 +215,7 @@ def test_who_ran_already_cannot_have_a_round_left_out(
 def test_who_has_not_run_gains_nothing_from_work_that_ends_before_it_does(
     buffer: DeviceBuffer, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    buffer.rest = Restless(lambda look: look == 1)
+    buffer.rest = Restless(lambda look: look == 2)
     in_order(monkeypatch, None, 0)
     done = _round(arm(buffer, lambda view: None), {0: arm(buffer, lambda view: None)}, inputs, BENCH, checks_each=False)
     assert done.has_ended
@@ -205,7 +225,7 @@ def test_who_has_not_run_gains_nothing_from_work_that_ends_before_it_does(
 def test_a_device_that_is_disturbed_again_and_again_is_not_waited_for(
     buffer: DeviceBuffer, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    buffer.rest = Restless(lambda look: look > 0)
+    buffer.rest = Restless(lambda look: look > 1)
     in_order(monkeypatch, 0, None)
     done = _round(arm(buffer, lambda view: None), {0: arm(buffer, lambda view: None)}, inputs, BENCH, checks_each=False)
     assert done.has_ended

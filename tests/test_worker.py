@@ -151,6 +151,30 @@ def test_one_that_goes_on_while_its_outputs_are_copied(source: str, runs: int) -
         worker.close()
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_one_on_a_device_runs_where_the_callers_thread_may() -> None:
+    before = os.sched_getaffinity(0)
+    source = """
+import os, torch
+class ModelNew(torch.nn.Module):
+    def forward(self):
+        return torch.tensor(sorted(os.sched_getaffinity(0)))
+"""
+    with ForkServer(use_sandbox=False) as server:
+        worker = server.start(Limits(**LIMITS, sandbox=False))
+        worker._on_device = True
+        load(worker, source)
+        try:
+            for cores in ({max(before)}, {min(before)}, before):
+                os.sched_setaffinity(0, cores)
+                ran = worker.run(b"run 1", 30, lambda spans: None)
+                assert ran.outputs[0][0]["shape"] == [len(cores)]
+                assert os.sched_getaffinity(worker.pid) == cores
+        finally:
+            os.sched_setaffinity(0, before)
+        worker.close()
+
+
 def test_one_that_does_not_answer_runs_no_longer(tmp_path: Path) -> None:
     with ForkServer(use_sandbox=False) as server:
         worker = server.start(Limits(**LIMITS, sandbox=False))

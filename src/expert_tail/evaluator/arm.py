@@ -52,13 +52,15 @@ class Arm:
         command: bytes = RUN,
         wanted: Sequence[Tensor] | None = None,
         checks_inputs: bool = True,
+        puts_inputs: bool = True,
     ) -> Ran:
         """Run the model once on each call's inputs. The worker stays frozen.
 
         Raises `WorkerFailure`, also for a model whose outputs are not like `wanted`, if given, and for one that changed its
-        inputs, unless the caller checks them.
+        inputs, unless the caller checks them. Before, `put` may have put them there, without anything between it and this.
         """
-        self.memory.write(inputs)
+        if puts_inputs:
+            self.put(inputs)
         try:
             ran = self._run(command, inputs.n_calls, timeout_s, wanted)
         except Exception:
@@ -69,9 +71,12 @@ class Arm:
             raise WorkerFailure("incorrect", "the inputs are changed after the call", INPUT_MUTATED)
         return ran
 
-    def look(self, inputs: Inputs, seconds: float) -> None:
-        """Put inputs there and see for so long whether a device is at rest then. Raises `Disturbed`."""
+    def put(self, inputs: Inputs) -> None:
+        """Put inputs where the worker finds them. Raises `WorkerFailure` where its device does not come to rest."""
         self.memory.write(inputs)
+
+    def look(self, seconds: float) -> None:
+        """See for so long whether the device is at rest; leaves nothing in its cache. Raises `Disturbed`."""
         if self.memory.is_disturbed(seconds):
             raise Disturbed
 

@@ -28,6 +28,7 @@ from expert_tail.evaluator.server import ForkServer, limits_of
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.evaluator.tensors import Tensor, are_finite, flat_array, read_tensor
 from expert_tail.evaluator.worker import RUN, RUN_DOUBLE, RUN_KEEPING, RUN_PRECISE
+from expert_tail.progress import log
 from expert_tail.tasks import Task
 
 POOL_BYTES = {"cpu": 1 << 29, "cuda": 1 << 33}  # inputs kept for the next candidate; more are drawn again
@@ -64,6 +65,7 @@ class Bench:
         self.is_frugal = is_frugal
         self.settings, self.device, self._server, self._task = settings, device, server, task
         self._core, self._shared_core = core, shared_core
+        self._can_wake = True
         self._builds = builds
         self._stack = contextlib.ExitStack()
         self._secret = os.urandom(16)  # what inputs are drawn from: no process that runs a candidate ever holds it
@@ -123,7 +125,8 @@ class Bench:
     def calibrate(self) -> None:
         """Learn how a device does that is at rest; before candidates are there."""
         if self.device.type == "cuda":
-            self._buffer.rest.calibrate()
+            with self.on_one_core():  # as it will be looked at
+                self._buffer.rest.calibrate()
 
     def save_memory(self) -> None:
         """Be frugal from now on, and give back what is held."""
@@ -251,9 +254,12 @@ class Bench:
 
     def wake(self) -> None:
         """Have a process use a GPU that is not timed, if there is one: the first run after large inputs takes 0.15 ms more."""
-        if self.device.type == "cuda" and not self.is_frugal:
-            with contextlib.suppress(WorkerFailure):  # where it is asked a question it will say so
+        if self.device.type == "cuda" and not self.is_frugal and self._can_wake:
+            try:
                 self.baseline.wake(self.settings.timeout_s)
+            except WorkerFailure as failure:  # for which nobody is to blame
+                self._can_wake = False
+                log(f"task {self._task.task_id}: the first run of each round may take a little longer: {failure.error}")
 
     def seconds(self, ran: Ran) -> float:
         """Seconds a call of a run took, without what a run of no work takes."""

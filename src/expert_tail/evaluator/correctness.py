@@ -121,14 +121,16 @@ def _outliers(values: Tensor, rng: Generator) -> None:
 def _shifted(values: Tensor, rng: Generator) -> None:
     """Shifted, with a heavy-tailed noise (Student's t, 2 degrees of freedom) that leaves no bound of the drawn standing.
 
-    Beyond `CHUNK` values the noise repeats: to draw as much of it takes longer than to draw the inputs.
+    Beyond `CHUNK` values it repeats at other scales, so that no part tells of the whole: to draw it all takes longer than to
+    draw the inputs.
     """
     parts = values.view(-1).split(CHUNK)
     u = torch.empty_like(parts[0]).uniform_(-1.0, 1.0, generator=rng)
     noise = u.div_((u * u).neg_().add_(1.0).mul_(0.5).sqrt_())  # its quantile function, faster than two draws
     noise.clamp_(-40.0, 40.0).mul_(0.3).add_(_uniform(-1.5, 1.5, (), values, rng))
-    for part in parts:
-        part += noise[: part.numel()]
+    scales = _uniform(0.5, 1.5, (len(parts),), values, rng).tolist() if len(parts) > 1 else [1.0]
+    for part, scale in zip(parts, scales, strict=True):
+        part.add_(noise[: part.numel()], alpha=scale)
 
 
 # Constants pass where a reduction over many uniform values concentrates, and shortcuts where all are positive or below 1.

@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -36,6 +36,7 @@ FAILURES = ("compile_error", "runtime_error", "out_of_memory")  # what a worker 
 START_S = 120.0  # how long a worker may take to be ready: a driver makes the contexts of many one by one, 0.2 s each
 SPIN_S = 0.25  # how long a run's answer is awaited without sleeping
 GRACE_S = 0.2  # how long a thread that has done its work may take to vanish
+FREEZE_PAUSE_S = 2e-5  # one that shares this thread's core can only stop while this one sleeps
 RELEASE_NS = 50_000  # most that a wait for a processor counts for, beside processor time
 _OUTPUT_TAIL = 2000
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -102,9 +103,10 @@ class Worker:
         On a CPU its time is the longer of two: by the parent's clock until it answers; and the processor time it took until
         it was frozen, plus what it waited to be released, so that what is still computed after the answer is paid for. On a
         device it is the time until `outputs` returns, which copies them: what is computed later is not in the copy; and its
-        main thread runs where this one may. If that is one core, neither waits for another to wake up.
+        threads run where this one may. If that is one core, neither waits for another to wake up.
         Raises `WorkerFailure`, also where it was not frozen before.
         """
+        self._require_alive()
         if self._processor_ns() not in (0, self._frozen_ns):  # 0: it was killed, as sending will tell
             raise WorkerFailure("rejected", "the process went on while it was frozen", "not_frozen")
         if self.threads() > 1 and not self._on_device:  # CUDA has threads of its own
@@ -113,8 +115,7 @@ class Worker:
         spins = self._core not in (cores := os.sched_getaffinity(0))
         if self._on_device:
             spins = len(cores) > 1
-            with contextlib.suppress(OSError):  # it was killed, as sending will tell
-                os.sched_setaffinity(self.pid, cores)
+            self._place(cores)
         self._send(command)
         start = time.perf_counter_ns()
         self._signal(signal.SIGCONT)
@@ -130,7 +131,7 @@ class Worker:
                 seconds = (time.perf_counter_ns() - start) * 1e-9
             finally:
                 if self._alive:
-                    self._freeze()  # to see all its threads stopped takes half a millisecond, more or less
+                    self._freeze()  # to see all its threads stopped takes a while
             self._expect_silence()  # until it stopped it could have answered the next command, too
             return Run(seconds, described, spans, source)
         self._freeze()
@@ -162,6 +163,8 @@ class Worker:
     def kill(self) -> None:
         """Have the worker end, without waiting for it; `close` does. Once: its number may be another's soon."""
         if self._alive and not self._killed:
+            if self._on_device:
+                self._place(range(os.cpu_count() or 1))  # it takes a while to give back its memory
             self._signal(signal.SIGKILL)
             self._killed = True
 
@@ -260,6 +263,12 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
+    def _place(self, cores: Iterable[int]) -> None:
+        """Have all its threads run on these cores."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it is gone, as whatever comes next will tell
+            for task in os.listdir(f"/proc/{self.pid}/task"):
+                os.sched_setaffinity(int(task), cores)
+
     def _processor_ns(self) -> int:
         """Processor time of the worker's process, all threads; exact while it is frozen, and 0 once it has ended."""
         try:
@@ -281,6 +290,8 @@ class Worker:
             if self._is_stopped():
                 self._frozen_ns = self._processor_ns()
                 return
+            if self._on_device:
+                time.sleep(FREEZE_PAUSE_S)
         self.kill()
         raise WorkerFailure("rejected", "the process could not be frozen", "unfreezable")
 

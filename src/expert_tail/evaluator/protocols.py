@@ -193,21 +193,24 @@ def _round(
     The buffer of inputs is checked after each run or, which is faster, in the end: to check large ones takes longer than a run.
     If one of several candidates has changed what all share, those after it had other inputs, and a failure tells nothing.
     Where other work is seen on a device before any candidate has run, the new inputs may have set it off, and the round ends.
-    Later, that is waited for: else whoever ran and left it could choose which rounds count. Raises where the baseline fails,
-    or the device stays busy.
+    Later, that is waited for: else whoever ran and left it could choose which rounds count. The first of all is preceded by
+    a run of the bench's own. Raises where the baseline fails, or the device stays busy.
     """
     arms: dict[int | None, Arm] = {None: baseline} | dict(candidates.items())
     order = random.sample(list(arms), len(arms))
     windows_s = _windows_s(order) if is_timed and baseline.memory.is_shared else {}
-    done, waiting = _Round(n_looks=len(windows_s)), deque(order)
+    done, waiting = _Round(n_looks=len(windows_s) + bool(windows_s)), deque(order)
     while waiting:
         key = waiting[0]
         try:
+            arms[key].put(inputs)
             if key in windows_s:
-                arms[key].look(inputs, windows_s[key])
-            if is_timed and len(waiting) == len(order):
-                bench.wake()
-            run = arms[key].run(inputs, bench.settings.timeout_s, wanted=bench.outputs, checks_inputs=checks_each)
+                if len(waiting) == len(order):
+                    arms[key].look(WINDOW_S)  # what new inputs may have set off
+                    bench.wake()
+                arms[key].look(windows_s[key])
+            how = {"checks_inputs": checks_each, "puts_inputs": False}
+            run = arms[key].run(inputs, bench.settings.timeout_s, wanted=bench.outputs, **how)  # type: ignore[arg-type]
             done.ran[key] = run.sharing(done.ran.values())
         except Disturbed:
             done.n_disturbed += 1
@@ -232,7 +235,7 @@ def _round(
 def _windows_s(order: Sequence[int | None]) -> dict[int | None, float]:
     """Before whose run it is looked whether the device is at rest, and for how long.
 
-    Before the first, when new inputs may have set off what waited for them, and one other; or before each of two.
+    Before the first and one other; or before each of two.
     """
     if len(order) > 2:
         return dict.fromkeys([order[0], random.choice(order[1:])], WINDOW_S)

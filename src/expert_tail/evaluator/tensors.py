@@ -20,7 +20,7 @@ class Source(Protocol):
     device: torch.device
 
     def bytes_at(self, address: int, n_bytes: int) -> torch.Tensor:
-        """A copy, as uint8. Raises `WorkerFailure` for an address that the worker has not."""
+        """The bytes, as uint8: a copy, unless they are borrowed. Raises `WorkerFailure` for an address that the worker has not."""
         ...
 
 
