@@ -1,5 +1,6 @@
 """The evaluator: every status for real, what is shared and what is cached, its command line."""
 
+import contextlib
 import gc
 import itertools
 import json
@@ -23,7 +24,7 @@ from expert_tail.evaluator.cases import Question
 from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.evaluator import GROUP, Candidate, Evaluator
 from expert_tail.evaluator.process import BUSY_DEVICE, Worker, WorkerFailure
-from expert_tail.evaluator.protocols import PATIENCE_S, Outcome, rounds
+from expert_tail.evaluator.protocols import PATIENCE_S, WINDOW_S, Outcome, rounds
 from expert_tail.evaluator.sandbox import Limits
 from expert_tail.evaluator.server import ForkServer
 from expert_tail.evaluator.settings import EvaluatorSettings
@@ -517,6 +518,21 @@ def test_a_suspect_of_the_device_is_judged_by_itself(tmp_path: Path, monkeypatch
     with Evaluator(SETTINGS, tmp_path) as running:
         found = running.evaluate([Candidate(TASK, source) for source in sources])
     assert [one.status for one in found] == ["incorrect", "correct", "runtime_error", "correct"]
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_the_bench_has_used_is_at_rest(tmp_path: Path) -> None:
+    task = next(task for task in load_suite("level1", "gpu") if task.task_id == 12)
+    settings = SETTINGS.model_copy(update={"device": "cuda", "timeout_s": 30})
+    with Evaluator(settings, tmp_path) as running, contextlib.ExitStack() as stack:
+        (bench,) = running._benches(task, [task.reference_source], stack)
+        bench.settle()
+        bench.calibrate()
+        n_disturbed = 0
+        for _ in range(50):
+            bench.wake()
+            n_disturbed += bench.baseline.memory.is_disturbed(WINDOW_S)
+        assert n_disturbed <= 2
 
 
 @pytest.mark.gpu

@@ -57,9 +57,16 @@ def test_what_always_disturbs_a_device_is_allowed_for() -> None:
 
 
 def test_others_work_is_not_allowed_for() -> None:
-    device = Device([0.0, 2e-3])
+    device = Device([0.0, 0.0, 2e-3])
     device.calibrate()
-    assert any(device.is_disturbed(1.6e-3) for _ in range(2))
+    assert any(device.is_disturbed(1.6e-3) for _ in range(3))
+
+
+def test_to_take_the_device_back_is_no_disturbance() -> None:
+    device = Device([0.0])
+    device.calibrate()
+    device.more_s = itertools.chain([OTHERS_S], itertools.cycle([0.0]))  # type: ignore[assignment]
+    assert not device.is_disturbed(1.6e-3)
 
 
 def test_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
