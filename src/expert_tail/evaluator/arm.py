@@ -108,6 +108,11 @@ class Arm:
             if not same_bytes(read_tensor(source, output.described).data, output.data):
                 raise WorkerFailure("incorrect", "a call overwrites the output of the call before", "output_reused")
 
+    def release(self, timeout_s: float) -> None:
+        """Have the reference's worker give back the memory of what it has drawn and computed."""
+        self.memory.close()
+        self.worker.call({"do": "release"}, "done", timeout_s)
+
     def close(self) -> None:
         self.worker.close()
         self.memory.close()

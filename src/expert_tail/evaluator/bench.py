@@ -2,17 +2,14 @@
 
 import contextlib
 import gc
-import hashlib
 import itertools
 import math
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from expert_tail.evaluator.alone import NO_CORE
@@ -20,28 +17,26 @@ from expert_tail.evaluator.arm import Arm, Ran
 from expert_tail.evaluator.build import Builds, needs_build
 from expert_tail.evaluator.cases import Case, Output, Question, check, stacked
 from expert_tail.evaluator.compilers import FOLDER
-from expert_tail.evaluator.correctness import VARIATIONS, Expected, Variation, expect, vary
+from expert_tail.evaluator.correctness import VARIATIONS, Expected, expect
+from expert_tail.evaluator.draws import Draws
 from expert_tail.evaluator.layout import Inputs, Layout
 from expert_tail.evaluator.memory import DeviceBuffer, DeviceMemory, HostMemory
 from expert_tail.evaluator.process import Worker, WorkerFailure
+from expert_tail.evaluator.room import LARGE_BYTES, Room
 from expert_tail.evaluator.server import ForkServer, limits_of
 from expert_tail.evaluator.settings import EvaluatorSettings
-from expert_tail.evaluator.tensors import Tensor, are_finite, flat_array, read_tensor
+from expert_tail.evaluator.tensors import Tensor, are_finite, flat_array
 from expert_tail.evaluator.worker import RUN, RUN_DOUBLE, RUN_KEEPING, RUN_PRECISE
 from expert_tail.progress import log
 from expert_tail.tasks import Task
 
-POOL_BYTES = {"cpu": 1 << 29, "cuda": 1 << 33}  # inputs kept for the next candidate; more are drawn again
 # On a GPU one trial is as many calls as take this long, each on inputs of its own: releasing a process and switching the
 # device to it takes half a millisecond, which varies by a tenth of one.
 TRIAL_S, MAX_CALLS = 8e-3, 64
 INPUT_SHARE, OUTPUT_SHARE = 1 / 8, 1 / 64  # of a device's memory, for one trial's; each worker keeps its outputs
 N_IDLE = 8
-LARGE_BYTES = 1 << 30  # tensors beyond this are drawn and computed again rather than kept
 DOUBLE_BYTES = 1 << 31  # outputs up to this are compared with float64 ones, others with float32 ones that no TF32 is in
-SPARE = 0.25  # of a device's memory: candidates' own
 WARM_UP_RUNS = 12  # on a CPU: most runs of a new process before it is timed
-SETTLE_S = 0.05  # freed device memory is cleared in the background, which takes bandwidth from what is timed
 
 
 class Bench:
@@ -62,14 +57,14 @@ class Bench:
         shared_core: int = NO_CORE,
         is_frugal: bool = False,
     ) -> None:
-        self.is_frugal = is_frugal
+        self.room = Room(device, is_frugal)
         self.settings, self.device, self._server, self._task = settings, device, server, task
         self._core, self._shared_core = core, shared_core
         self._can_wake = True
         self._builds = builds
         self._stack = contextlib.ExitStack()
-        self._secret = os.urandom(16)  # what inputs are drawn from: no process that runs a candidate ever holds it
-        self.seed = self._seed("parameters")  # this one candidates do get
+        self._draws = Draws(settings, self.room)
+        self.seed = self._draws.seed("parameters")  # this one candidates do get
         try:
             self._buffer = DeviceBuffer(device)
             self._stack.callback(self._buffer.close)
@@ -78,14 +73,13 @@ class Bench:
             scratch = self._reference.worker.scratch
             (scratch / "candidate.py").write_text(task.reference_source)
             self.blob = scratch / "parameters.pickle"
-            self._call({"do": "load", "path": str(scratch / "candidate.py")}, "loaded")
-            self._call({"do": "describe", "blob": str(self.blob), "seed": self.seed}, "done")
-            self._pool: dict[tuple[int, int], Inputs] = {}
-            self._timed = 0
-            self._usable = [VARIATIONS[0]]
-            self._shape(Layout.of(self._drawn(0), 1), [self._reference])
+            reference, timeout_s = self._reference.worker, settings.timeout_s
+            reference.call({"do": "load", "path": str(scratch / "candidate.py")}, "loaded", timeout_s)
+            reference.call({"do": "describe", "blob": str(self.blob), "seed": self.seed}, "done", timeout_s)
+            self._draws.start(self._reference)
+            self._shape(self.layout, [self._reference])
             self.cases = [case for i in range(settings.correctness_trials) if (case := self._case(i)) is not None]
-            self._usable = [VARIATIONS[case.index] for case in self.cases if case.index < len(VARIATIONS)]
+            self._draws.variations = [VARIATIONS[case.index] for case in self.cases if case.index < len(VARIATIONS)]
             self.overhead_s = 0.0
             self.baseline = self.new_baseline()
             self._stack.callback(self.baseline.close)
@@ -100,10 +94,14 @@ class Bench:
 
     def close(self) -> None:
         self._stack.close()
-        self._pool = {}
+        self._draws.forget()
         if self.device.type == "cuda":
             gc.collect()  # an error on its way up refers to frames, and they to tensors and to it
-        self._trim()
+        self.room.trim()
+
+    @property
+    def layout(self) -> Layout:
+        return self._draws.layout
 
     def settle(self) -> None:
         """Wait until nothing starts any more."""
@@ -130,12 +128,11 @@ class Bench:
 
     def save_memory(self) -> None:
         """Be frugal from now on, and give back what is held."""
-        self.is_frugal = True
+        self.room.is_frugal = True
         self._server.discard()
-        self._pool = {}
-        self._reference.memory.close()
-        self._call({"do": "release"}, "done")
-        self._trim()
+        self._draws.forget()
+        self._reference.release(self.settings.timeout_s)
+        self.room.trim()
 
     def loaded(self, source: str, name: str, is_new: bool = False) -> Arm:
         """A fresh worker with the class `name` of `source` in it, not yet run; close it. Raises `WorkerFailure`.
@@ -204,7 +201,7 @@ class Bench:
             yield self._question(case)
 
     def _question(self, case: Case) -> Question:
-        inputs, expected = self._inputs(case.index, 1), case.expected
+        inputs, expected = self._draws.of_case(case.index), case.expected
         if expected is None:
             expected = self._from(self.baseline.run(inputs, self.settings.timeout_s), [case.errors])
         return Question(inputs, expected, is_small=case.expected is not None)
@@ -236,7 +233,7 @@ class Bench:
         found = []
         for case in self.cases:
             if case.expected is not None:
-                inputs = [x.data for x in self._inputs(case.index, 1).of_call(self.layout, 0)]
+                inputs = [x.data for x in self._draws.of_case(case.index).of_call(self.layout, 0)]
                 outputs = [output.computed.data for output in case.expected]
                 found.append(tuple([flat_array(x) for x in tensors] for tensors in (outputs, inputs)))
         return found  # type: ignore[return-value]
@@ -250,11 +247,11 @@ class Bench:
             yield from [self.trial(0)] if self.layout.n_calls > 1 else []
             return
         for case in itertools.islice(itertools.cycle(self.cases), WARM_UP_RUNS):
-            yield self._inputs(case.index, 1)
+            yield self._draws.of_case(case.index)
 
     def wake(self) -> None:
         """Have a process use a GPU that is not timed, if there is one: the first run after large inputs takes 0.15 ms more."""
-        if self.device.type == "cuda" and not self.is_frugal and self._can_wake:
+        if self.device.type == "cuda" and not self.room.is_frugal and self._can_wake:
             try:
                 self.baseline.wake(self.settings.timeout_s)
             except WorkerFailure as failure:  # for which nobody is to blame
@@ -267,26 +264,25 @@ class Bench:
 
     def new_trials(self, count: int) -> int:
         """The number before those of `count` trials on whose inputs nothing was timed yet."""
-        self._timed += count
-        return self._timed - count
+        return self._draws.new_trials(count)
 
     def trial(self, index: int) -> Inputs:
         """Inputs of timed trial number `index`: the same for all that are timed in it. Number 0 is kept for more of them."""
-        return self._inputs(self._first(index), self.layout.n_calls)
+        return self._draws.of_trial(index)
 
     def expected(self, index: int, baseline: Ran) -> list[Output]:
         """What a timed trial must return: the baseline's own outputs, within the errors of both arms."""
-        calls = range(self._first(index), self._first(index) + self.layout.n_calls)
-        return self._from(baseline, [self.cases[self._place(call)].errors for call in calls])
+        return self._from(baseline, [case.errors for case in self._cases_like(index)])
 
     def is_void(self, index: int, expected: list[Output]) -> bool:
         """Whether the baseline overflowed in a timed trial, where another order of the same operations may not."""
-        calls = [self.cases[self._place(self._first(index) + n)] for n in range(self.layout.n_calls)]
-        finite_N = torch.tensor([case.is_finite for case in calls], device=self.device)
-        return any(bool((finite_N & ~are_finite(e.computed.rows(len(calls)))).any()) for e in expected)
+        cases = self._cases_like(index)
+        finite_N = torch.tensor([case.is_finite for case in cases], device=self.device)
+        return any(bool((finite_N & ~are_finite(e.computed.rows(len(cases)))).any()) for e in expected)
 
-    def _first(self, trial: int) -> int:
-        return self.settings.correctness_trials + trial * self.layout.n_calls
+    def _cases_like(self, trial: int) -> list[Case]:
+        """For each call of a trial the case of the same variation."""
+        return [self.cases[place] for place in self._draws.variations_of_trial(trial)]
 
     def _from(self, baseline: Ran, errors: list[list[float]]) -> list[Output]:
         """Expectations from the baseline's outputs and, for each call, the reference's own error in each output."""
@@ -308,103 +304,39 @@ class Bench:
 
     def _calls_of_a_trial(self) -> int:
         """Calls that take about `TRIAL_S`, if there is room for their tensors."""
-        inputs, timeout_s = self._inputs(0, 1), self.settings.timeout_s
+        inputs, timeout_s = self._draws.of_case(0), self.settings.timeout_s
         self.baseline.run(inputs, timeout_s)
         idle = min(self.baseline.idle(timeout_s) for _ in range(N_IDLE))
         busy = min(self.baseline.run(inputs, timeout_s).seconds for _ in range(N_IDLE))
-        total = 0 if self.is_frugal else torch.cuda.mem_get_info(self.device)[1]
-        n_bytes = sum(output.n_bytes for output in self.outputs)
-        most = min(INPUT_SHARE * total / max(1, self.layout.call_bytes), OUTPUT_SHARE * total / max(1, n_bytes))
+        total = 0 if self.room.is_frugal else torch.cuda.mem_get_info(self.device)[1]
+        most = min(
+            INPUT_SHARE * total / max(1, self.layout.call_bytes), OUTPUT_SHARE * total / max(1, self._call_bytes)
+        )
         return max(1, min(MAX_CALLS, int(most), math.ceil(TRIAL_S / max(busy - idle, 1e-6))))
-
-    def _inputs(self, first: int, n_calls: int) -> Inputs:
-        """Inputs number `first` and those after it.
-
-        The first ones are those of the cases, one variation after the other. Later ones, for timing, take the variations
-        that the task allows, as often each, in an order that is not known: else a candidate could tell by its count of
-        calls which inputs follow, and be right on those alone.
-        """
-        if (first, n_calls) in self._pool:
-            return self._pool[first, n_calls]
-        inputs = Inputs.blank(self.layout, n_calls, self.device)
-        for call in range(n_calls):
-            self._draw(first + call, inputs.of_call(self.layout, call))
-        n_bytes = sum(known.packed.nbytes for known in [*self._pool.values(), inputs])
-        if inputs.packed.nbytes > LARGE_BYTES or n_bytes > POOL_BYTES[self.device.type]:
-            if not self.has_room():
-                self._trim()
-                time.sleep(SETTLE_S)
-        elif first < self._first(1):  # those of later trials are used once
-            self._pool[first, n_calls] = inputs
-        return inputs
-
-    def _draw(self, index: int, places: list[Tensor]) -> None:
-        """Put tensors there that the task's `get_inputs` draws, and vary them."""
-        drawn = [x for x in self._drawn(index) if isinstance(x, Tensor)]
-        if [(x.dtype, x.shape) for x in drawn] != [(x.dtype, x.shape) for x in places]:
-            raise WorkerFailure("runtime_error", "its get_inputs returns tensors of other shapes each time")
-        for place, x in zip(places, drawn, strict=True):
-            place.data.copy_(x.data)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # the reference goes on
-        self._trim_reference(drawn)
-        rng = torch.Generator(self.device).manual_seed(self._seed(f"variation {index}"))
-        vary([place.data for place in places], self._variation(index), rng)
-
-    def _drawn(self, index: int) -> list[Any]:
-        """Tensors, in the reference's memory, and plain values, as the task's `get_inputs` returns them."""
-        described, spans = self._call({"do": "draw", "seed": self._seed(f"inputs {index}")}, "drawn")
-        source = self._reference.memory.borrowed(spans)
-        return [read_tensor(source, x) if "address" in x else x["value"] for x in described]
 
     def _shape(self, layout: Layout, arms: list[Arm]) -> None:
         """Lay inputs out like this from now on."""
-        self.layout = layout
+        self._draws.layout = layout
         if self.device.type == "cuda":
             self._buffer.resize(layout.n_bytes)
         for arm in arms:
             arm.allocate(layout, self.settings.timeout_s)
-
-    def _trim_reference(self, tensors: list[Any]) -> None:
-        """Have the reference give back memory that it holds for large tensors."""
-        n_bytes = sum(x.n_bytes for x in tensors if isinstance(x, Tensor))
-        if n_bytes > LARGE_BYTES and not self.has_room():
-            self._reference.memory.close()
-            self._call({"do": "release"}, "done")
-
-    def has_room(self, n_bytes: int = 0) -> bool:
-        """Whether a device has room to spare beside so many bytes."""
-        if self.device.type == "cpu":
-            return True
-        free, total = torch.cuda.mem_get_info(self.device)
-        return not self.is_frugal and free - n_bytes > SPARE * total
 
     def has_room_beside(self, n: int) -> bool:
         """Whether a device has room for another candidate beside so many, who hold the outputs of one call.
 
         When they are timed each holds those of a trial, and so do copies of the baseline's and of one that differs: most do not.
         """
-        n_calls = 3 * self.layout.n_calls + n * (self.layout.n_calls - 1)
-        return self.has_room(n_calls * sum(output.n_bytes for output in self.outputs))
+        return self.room.is_left(self.bytes_of_outputs(n) - n * self._call_bytes)
 
     def bytes_of_outputs(self, n: int) -> int:
         """What outputs take when so many candidates are timed: theirs, and copies of some."""
-        return (3 + n) * self.layout.n_calls * sum(output.n_bytes for output in self.outputs)
+        return (3 + n) * self.layout.n_calls * self._call_bytes
 
-    def _trim(self) -> None:
-        """Leave the device's memory that this process holds, but does not use, to the workers."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _place(self, index: int) -> int:
-        timed, n = index - self.settings.correctness_trials, len(self._usable)
-        order = np.random.default_rng(self._seed(f"order {timed // n}")).permutation(n)
-        return int(order[timed % n])
-
-    def _variation(self, index: int) -> Variation:
-        if index < self.settings.correctness_trials:
-            return VARIATIONS[index % len(VARIATIONS)]
-        return self._usable[self._place(index)]
+    @property
+    def _call_bytes(self) -> int:
+        """Of the outputs of one call."""
+        return sum(output.n_bytes for output in self.outputs)
 
     def _arm(self, is_reference: bool = False, writable: bool = False, is_new: bool = False) -> Arm:
         """A worker and its memory."""
@@ -412,16 +344,13 @@ class Bench:
         worker = self._server.start(limits, is_new)
         return Arm(worker, HostMemory(worker) if self.device.type == "cpu" else DeviceMemory(worker, self._buffer))
 
-    def _seed(self, purpose: str) -> int:
-        return int.from_bytes(hashlib.sha256(self._secret + purpose.encode()).digest()[:6])
-
     def _case(self, index: int) -> Case | None:
-        inputs = self._inputs(index, 1)
+        inputs = self._draws.of_case(index)
         try:
             (single,) = self._reference.run(inputs, self.settings.timeout_s).outputs
             if index == 0:
                 self.outputs = [tensor.described_only() for tensor in single]
-            self._trim_reference(single)
+            self._give_back(single)
             expected = self._expected(inputs, single)
         except WorkerFailure as failure:
             if index == 0 or failure.status != "runtime_error":
@@ -433,7 +362,7 @@ class Bench:
             return None  # where float32 overflows, another order of the same operations may not
         errors = [float(e.exact.errors_N) for e in expected]
         n_bytes = sum(e.computed.n_bytes + e.exact.values_NS.nbytes for e in expected)
-        self._trim_reference(single)
+        self._give_back(single)
         return Case(index, errors, is_finite, expected if n_bytes <= LARGE_BYTES else None)
 
     def _expected(self, inputs: Inputs, single: list[Tensor]) -> list[Output]:
@@ -447,9 +376,11 @@ class Bench:
             except (WorkerFailure, torch.OutOfMemoryError) as error:
                 if isinstance(error, WorkerFailure) and error.status not in ("runtime_error", "out_of_memory"):
                     raise
-                self._trim_reference(single)
-                self._trim()
+                self._give_back(single)
+                self.room.trim()
         return [Output(s, expect(s.rows(1), e.rows(1))) for s, e in zip(single, exact, strict=True)]
 
-    def _call(self, command: dict[str, Any], expect_key: str) -> Any:
-        return self._reference.worker.call(command, expect_key, self.settings.timeout_s)
+    def _give_back(self, tensors: list[Tensor]) -> None:
+        """Have the reference give back memory that it holds for large tensors."""
+        if self.room.is_short_after(tensors):
+            self._reference.release(self.settings.timeout_s)

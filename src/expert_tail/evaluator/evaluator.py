@@ -165,7 +165,7 @@ class Evaluator:
                     for built in [pool.submit(benches[0].build, s) for s in sources.values() if needs_build(s)]:
                         built.result()  # what raises is this machine's fault, and no verdict
                 waiting = list(sources.items())
-                n = len(benches) if benches[0].is_frugal else max(self.at_once, self.group)
+                n = len(benches) if benches[0].room.is_frugal else max(self.at_once, self.group)
                 for start in range(0, len(waiting), n):
                     group, later = waiting[start : start + n], waiting[start + n : start + 2 * n]
                     sources_ahead = [source for _, source in later] or following
@@ -238,7 +238,7 @@ class Evaluator:
         n_contexts = min(self.group, len(sources)) + 1 + 2 * (not has_bench)
         n_bytes = CONTEXT_BYTES * n_contexts + benches[0].bytes_of_outputs(n_candidates)
         is_slow = self.device.type == "cuda" and self.settings.protocol == "paired"
-        if sources and is_slow and benches[0].has_room(n_bytes):
+        if sources and is_slow and benches[0].room.is_left(n_bytes):
             self._prepare(1, sources, has_bench)
 
     @contextlib.contextmanager
@@ -274,7 +274,7 @@ class Evaluator:
         placed = [(source, benches[i % len(benches)]) for i, (_, source) in enumerate(group)]
         makers: list[Callable[[], Arm]] = [partial(bench.loaded, source, "ModelNew") for source, bench in placed]
         protocol = self._published if self.settings.protocol == "paper" else self._paired
-        if self._new_baselines and not benches[0].is_frugal:
+        if self._new_baselines and not benches[0].room.is_frugal:
             makers.append(benches[0].new_baseline)
         with made_together(makers) as making:
             ahead()
