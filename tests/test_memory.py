@@ -14,7 +14,7 @@ from expert_tail.evaluator.arm import Arm, Ran
 from expert_tail.evaluator.layout import Inputs, Layout
 from expert_tail.evaluator.memory import DeviceBuffer, DeviceMemory
 from expert_tail.evaluator.process import INPUT_MUTATED, Run, WorkerFailure
-from expert_tail.evaluator.protocols import MAX_DISTURBED, WINDOW_S, _round, _windows_s, rounds
+from expert_tail.evaluator.protocols import MAX_DISTURBED, WINDOW_S, _round, rounds
 from expert_tail.evaluator.rest import Rest
 from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.evaluator.tensors import Tensor
@@ -169,7 +169,7 @@ def test_a_round_ends_where_its_inputs_may_have_set_off_work(
     candidates = {i: arm(buffer, lambda view: None) for i in range(n_candidates)}
     done = _round(arm(buffer, lambda view: None), candidates, inputs, BENCH, checks_each=False)
     assert done.has_ended
-    assert (done.n_looks, done.n_disturbed) == (3, 1)
+    assert (done.n_looks, done.n_disturbed) == (1, 1)
     assert not done.ran
     assert not done.failed
     done = _round(arm(buffer, lambda view: None), candidates, inputs, BENCH, checks_each=False, is_timed=False)
@@ -290,18 +290,29 @@ def test_who_fails_in_a_round_that_does_not_count_has_failed(
     assert len(has_failed) == 1
 
 
-def test_when_it_is_looked_whether_the_device_is_at_rest() -> None:
-    order = [3, None, 0, 1, 2]
-    second = set()
-    for _ in range(200):
-        windows_s = _windows_s(order)
-        assert windows_s[3] == WINDOW_S
-        (other,) = windows_s.keys() - {3}
-        second.add(other)
-    assert second == {None, 0, 1, 2}
-    alone = [_windows_s([None, 0]) for _ in range(200)]
-    assert all(min(windows_s[None], windows_s[0]) > WINDOW_S for windows_s in alone)
-    assert len({windows_s[0] for windows_s in alone}) == 200  # none can be foreseen
+def test_when_it_is_looked_whether_the_device_is_at_rest(
+    buffer: DeviceBuffer, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[tuple[Arm, float]] = []
+    monkeypatch.setattr(Arm, "look", lambda arm, seconds: looks.append((arm, seconds)))
+
+    def looked_at(n_candidates: int) -> tuple[list[int | None], list[float]]:
+        arms: dict[int | None, Arm] = {i: arm(buffer, lambda view: None) for i in (None, *range(n_candidates))}
+        looks.clear()
+        in_order(monkeypatch, *arms)
+        done = _round(arms.pop(None), arms, inputs, BENCH, checks_each=False)  # type: ignore[arg-type]
+        assert done.n_looks == len(looks) == 3
+        keys = {id(one): key for key, one in arms.items()}
+        return [keys.get(id(one)) for one, _ in looks], [seconds for _, seconds in looks]
+
+    groups = [looked_at(4) for _ in range(200)]
+    assert {tuple(keys) for keys, _ in groups} == {(None, None, other) for other in range(4)}
+    assert all(seconds == [WINDOW_S] * 3 for _, seconds in groups)
+    alone = [looked_at(1) for _ in range(200)]
+    assert {tuple(keys) for keys, _ in alone} == {(None, None, 0)}
+    lengths = [length for _, seconds in alone for length in seconds]
+    assert min(lengths) > WINDOW_S
+    assert len(set(lengths)) == 600  # none can be foreseen
 
 
 def test_inputs_lie_where_the_layout_says() -> None:

@@ -62,13 +62,6 @@ def test_others_work_is_not_allowed_for() -> None:
     assert any(device.is_disturbed(1.6e-3) for _ in range(3))
 
 
-def test_to_take_the_device_back_is_no_disturbance() -> None:
-    device = Device([0.0])
-    device.calibrate()
-    device.more_s = itertools.chain([OTHERS_S], itertools.cycle([0.0]))  # type: ignore[assignment]
-    assert not device.is_disturbed(1.6e-3)
-
-
 def test_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device([0.0])
     device.calibrate()

@@ -254,6 +254,7 @@ class Bench:
         if self.device.type == "cuda" and not self.room.is_frugal and self._can_wake:
             try:
                 self.baseline.wake(self.settings.timeout_s)
+                self._buffer.rest.flush()  # the device is this process' again: to switch takes as long as others' work
             except WorkerFailure as failure:  # for which nobody is to blame
                 self._can_wake = False
                 log(f"task {self._task.task_id}: the first run of each round may take a little longer: {failure.error}")

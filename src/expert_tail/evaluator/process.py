@@ -265,9 +265,10 @@ class Worker:
 
     def _place(self, cores: Iterable[int]) -> None:
         """Have all its threads run on these cores."""
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it is gone, as whatever comes next will tell
+        with contextlib.suppress(OSError):  # it is gone, as whatever comes next will tell
             for task in os.listdir(f"/proc/{self.pid}/task"):
-                os.sched_setaffinity(int(task), cores)
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(int(task), cores)
 
     def _processor_ns(self) -> int:
         """Processor time of the worker's process, all threads; exact while it is frozen, and 0 once it has ended."""

@@ -23,8 +23,8 @@ FAILURES = (WorkerFailure, torch.OutOfMemoryError)
 PATIENCE_S = 5.0  # how long candidates that are right wait for others to be proven, some of which may never answer
 TRIALS_A_PAIR = 3  # at most, since some may be void
 WARM_UP_S = 0.1  # how long the baseline runs untimed
-# Whether a device is at rest before a run is seen from the time of one's own kernels, for so long; of a candidate that is
-# alone with its baseline before each run, and longer, by an exponential time that nobody can reckon with.
+# Whether a device is at rest is seen from the time of one's own kernels, for so long; for longer, by an exponential time, where
+# a candidate is alone with its baseline.
 WINDOW_S, WINDOW_MORE_S = 1.6e-3, 6e-3
 MAX_DISTURBED, SHARE_DISTURBED = 3, 0.05  # of such looks at the device that find others at work: so many, and of all
 
@@ -193,22 +193,28 @@ def _round(
     The buffer of inputs is checked after each run or, which is faster, in the end: to check large ones takes longer than a run.
     If one of several candidates has changed what all share, those after it had other inputs, and a failure tells nothing.
     Where other work is seen on a device before any candidate has run, the new inputs may have set it off, and the round ends.
-    Later, that is waited for: else whoever ran and left it could choose which rounds count. The first of all is preceded by
-    a run of the bench's own. Raises where the baseline fails, or the device stays busy.
+    Later, that is waited for: else whoever ran and left it could choose which rounds count. It is looked for before the first
+    run and one other; before the first twice, with a run of the bench's own in between. Raises where the baseline fails, or
+    the device stays busy.
     """
     arms: dict[int | None, Arm] = {None: baseline} | dict(candidates.items())
     order = random.sample(list(arms), len(arms))
-    windows_s = _windows_s(order) if is_timed and baseline.memory.is_shared else {}
-    done, waiting = _Round(n_looks=len(windows_s) + bool(windows_s)), deque(order)
+    looked_at = {order[0], random.choice(order[1:])} if is_timed and baseline.memory.is_shared else set()
+    done, waiting = _Round(), deque(order)
+
+    def look(arm: Arm) -> None:
+        done.n_looks += 1
+        arm.look(_window_s(len(order)))
+
     while waiting:
         key = waiting[0]
         try:
             arms[key].put(inputs)
-            if key in windows_s:
+            if key in looked_at:
                 if len(waiting) == len(order):
-                    arms[key].look(WINDOW_S)  # what new inputs may have set off
+                    look(arms[key])  # new inputs may have set something off
                     bench.wake()
-                arms[key].look(windows_s[key])
+                look(arms[key])
             how = {"checks_inputs": checks_each, "puts_inputs": False}
             run = arms[key].run(inputs, bench.settings.timeout_s, wanted=bench.outputs, **how)  # type: ignore[arg-type]
             done.ran[key] = run.sharing(done.ran.values())
@@ -232,14 +238,9 @@ def _round(
     return done
 
 
-def _windows_s(order: Sequence[int | None]) -> dict[int | None, float]:
-    """Before whose run it is looked whether the device is at rest, and for how long.
-
-    Before the first and one other; or before each of two.
-    """
-    if len(order) > 2:
-        return dict.fromkeys([order[0], random.choice(order[1:])], WINDOW_S)
-    return {key: WINDOW_S + random.expovariate(1 / WINDOW_MORE_S) for key in order}
+def _window_s(n_arms: int) -> float:
+    """For how long it is looked whether the device is at rest: where a candidate is alone with its baseline nobody can know."""
+    return WINDOW_S + (random.expovariate(1 / WINDOW_MORE_S) if n_arms == 2 else 0.0)
 
 
 def _changed() -> WorkerFailure:

@@ -61,7 +61,6 @@ class Rest:
     def is_disturbed(self, seconds: float) -> bool:
         """Whether other work runs on the device while this process keeps it for so long."""
         n = max(1, round(seconds / self._flush_s))
-        self.flush()  # the device is this process' again, whoever had it last: to switch takes as long as others' work
         return self._window_s(n) > n * self._flush_s * (1 + ALLOWANCE) + self._spread_s + ALLOWANCE_S
 
     def settles(self) -> bool:
