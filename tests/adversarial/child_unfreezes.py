@@ -1,4 +1,4 @@
-"""A child in a session of its own sends SIGCONT all the time, for five seconds.
+"""A child in a session of its own sends SIGCONT all the time, as long as its parent lives.
 task: 19
 verdict: correct, not faster
 verdict without sandbox: rejected not_frozen | rejected unfreezable
@@ -16,8 +16,8 @@ try:
     if os.fork() == 0:
         os.setsid()
         os.closerange(3, 256)
-        end = time.monotonic() + 5
-        while time.monotonic() < end:
+        end = time.monotonic() + 60
+        while os.getppid() == pid and time.monotonic() < end:
             os.kill(pid, signal.SIGCONT)
             time.sleep(0.0002)
         os._exit(0)
