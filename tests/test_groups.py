@@ -348,12 +348,19 @@ def test_right_candidates_do_not_wait_for_all_that_never_answer(
 ) -> None:
     monkeypatch.setattr(protocols.random, "sample", lambda population, k: list(population))  # in their own order
     settings = SETTINGS.model_copy(update={"timeout_s": PATIENCE_S + 1})
+    order: list[int] = []
+
+    def noted(*arguments: Any) -> Iterator[tuple[int, Outcome]]:
+        for i, outcome in protocols.paired(*arguments):
+            order.append(i)
+            yield i, outcome
+
+    monkeypatch.setattr("expert_tail.evaluator.evaluator.paired", noted)
     stuck = [candidate(f"time.sleep({100 + i})") for i in range(2)]
     with Evaluator(settings, tmp_path) as running:
         found = running.evaluate([Candidate(TASK, s) for s in (candidate(), *stuck)])
     assert [one.status for one in found] == ["correct", "timeout", "timeout"]
-    at = [one.measured_at for one in found]
-    assert at[1] < at[0] < at[2]
+    assert order == [1, 0, 2]
 
 
 def test_a_suspect_of_the_device_is_judged_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
