@@ -70,7 +70,7 @@ class Evaluator:
         ).hexdigest()[:16]
         self.cache = Cache(cache or cache_folder())
         self._builds = Builds(self.cache.folder / BUILDS, self.hardware)
-        # On a CPU workers are timed on the last core: interrupts prefer the first. Those that drive a GPU run anywhere while they are not.
+        # Workers of a CPU live on the last core, since interrupts prefer the first; those that drive a GPU anywhere.
         self.core = max(os.sched_getaffinity(0)) if self.device.type == "cpu" else NO_CORE
         self._shared_core = NO_CORE  # with this thread, while workers of a GPU are timed
         self.group = GROUP[self.device.type]
