@@ -4,7 +4,7 @@
 
 FOLDER is a checkout of KernelBench, which stays outside of this repository. `drawn` are the samples as the policy drew
 them, duplicates included; `distinct` as many candidates that all differ (by a comment): ours evaluates each in one call, from
-an empty cache. KernelBench evaluates one sample like the next, so a few of each task are enough: only correct ones, since
+an empty cache. KernelBench evaluates one sample like the next, so some of each task are enough: only correct ones, since
 others cost it no timing. Protocol of both: theirs is 1 correctness and 5 timing trials, ours the default. The ceilings of the
 device, which a machine measures once, are measured before. `scatter` is how far apart the speedups of equal candidates lie,
 95 % of them: of ours the `distinct` ones, of theirs the ratios of any two samples' times. Prints JSON.
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: ours alone, at sizes of a CPU")
     parser.add_argument("--kernelbench", type=Path, help="checkout of KernelBench (default: time ours alone)")
     parser.add_argument(
-        "--kernelbench-samples", type=int, default=1, help="correct samples of each task that it evaluates"
+        "--kernelbench-seconds", type=float, default=20, help="how long it evaluates samples of each task; one at least"
     )
     parser.add_argument("--distinct", type=int, default=64, help="distinct candidates of each task")
     parser.add_argument("--tasks", type=int, nargs="+", default=[4, 5, 12, 14, 15])
@@ -73,7 +73,7 @@ def main() -> None:
     }
     if args.kernelbench:
         theirs = {
-            task.task_id: kernelbench(args.kernelbench, task, right[task], args.kernelbench_samples) for task in tasks
+            task.task_id: kernelbench(args.kernelbench, task, right[task], args.kernelbench_seconds) for task in tasks
         }
         report["kernelbench"] = theirs
         report["ratio"] = {
@@ -129,7 +129,7 @@ def scatter(values: Sequence[float], n_times: int) -> float | None:
     return round(math.expm1(2 * Z * deviation), 4)
 
 
-def kernelbench(folder: Path, task: Task, source: str, samples: int) -> dict[str, Any]:
+def kernelbench(folder: Path, task: Task, source: str, at_least_s: float) -> dict[str, Any]:
     """Seconds a sample of `eval_kernel_against_ref`; the relative width of a 95 % interval of its mean time."""
     if str(folder / "src") not in sys.path:
         sys.path.insert(0, str(folder / "src"))
@@ -142,7 +142,7 @@ def kernelbench(folder: Path, task: Task, source: str, samples: int) -> dict[str
         from kernelbench.eval import eval_kernel_against_ref
 
         seconds, widths, runtimes = [], [], []
-        for _ in range(samples):
+        while sum(seconds) < at_least_s or not seconds:
             start = time.perf_counter()
             found = eval_kernel_against_ref(
                 task.reference_source,
@@ -158,6 +158,7 @@ def kernelbench(folder: Path, task: Task, source: str, samples: int) -> dict[str
             widths.append(2 * half / stats["mean"])
             runtimes.append(stats["mean"])
     return {
+        "samples": len(seconds),
         "seconds_a_sample": round(statistics.mean(seconds), 2),
         "interval_width": round(statistics.median(widths), 4),  # of one time alone: a speedup's is wider
         "scatter": scatter(runtimes, 2),
