@@ -48,7 +48,7 @@ for _run in CONFIG.adaptation.runs:
             sampling=flags("sampling", DrawSettings),
             prompt=flags("prompt"),
             runtime=flags("policy", RuntimeSettings),
-            evaluator=flags("evaluator"),
+            evaluator=evaluator_flags(),
         shell:
             "python3 -P -m expert_tail --log {log} --processes {resources.processes} adapt"
             " --tasks {input.tasks} --policy {params.policy} --adapter {params.adapter}"

@@ -58,6 +58,11 @@ def flags(section, part=None):
     return (settings.narrowed(part) if part else settings).flags(section)
 
 
+def evaluator_flags():
+    """Those of the evaluator, without settings that no verdict depends on since they are of the other protocol."""
+    return CONFIG.evaluator.flags("evaluator", without=CONFIG.evaluator.of_other_protocol)
+
+
 def growing(amount):
     """A resource that a job is given more of each time it is tried again."""
     return lambda wildcards, attempt: amount * attempt

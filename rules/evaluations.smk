@@ -31,7 +31,7 @@ rule compile_and_time:
         slurm_extra=own_node(),
     params:
         code=digest("compile_and_time"),
-        evaluator=flags("evaluator"),
+        evaluator=evaluator_flags(),
         shard=lambda wildcards: f"--shard {wildcards.scatteritem}" if N_SHARDS > 1 else "",
     shell:
         "python3 -P -m expert_tail --log {log} compile_and_time --tasks {input.tasks} --samples {input.samples} --output {output}"

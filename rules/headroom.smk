@@ -29,7 +29,7 @@ rule time_experts:
         experts=os.path.relpath(EXPERTS),
         expert_files=digest_of(EXPERTS),
         headroom=flags("headroom"),
-        evaluator=flags("evaluator"),
+        evaluator=evaluator_flags(),
     shell:
         "python3 -P -m expert_tail --log {log} time_experts --tasks {input.tasks} --experts {params.experts} --split {wildcards.split}"
         " --output {output} {params.headroom} {params.evaluator}"

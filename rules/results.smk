@@ -10,6 +10,7 @@ rule aggregate:
         logprobs=every("logprobs"),
         selections=every("selections"),
         headroom=headroom_of(CONFIG.sampling.subsets if CONFIG.headroom.mark else []),
+        config=ancient("results/config.yaml"),  # is of this run, too, but no reason to make the tables again
     output:
         report("results/table1.csv", caption="../report/table1.rst", category="Tables"),
         report("results/table2.csv", caption="../report/table2.rst", category="Tables"),

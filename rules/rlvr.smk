@@ -37,7 +37,7 @@ rule rlvr_train:
         lora=flags("lora"),
         prompt=flags("prompt"),
         runtime=flags("policy", RuntimeSettings),
-        evaluator=flags("evaluator"),
+        evaluator=evaluator_flags(),
     shell:
         "python3 -P -m expert_tail --log {log} --processes {resources.processes} rlvr_train"
         " --tasks {input.tasks} --policy {params.policy} --state artifacts/rlvr/state"

@@ -310,7 +310,7 @@ def test_wrong_input_after_a_first_step_leaves_the_trajectory(world: World, tmp_
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     command = world.command(output, Run(subset="pair", rollouts=4, steps=1, lr=1e-3))
     named = run_command([*command, "--run.objective=gropo"], world.cache)
-    assert named.returncode == 1
+    assert named.returncode == 2
     assert "unknown objective `gropo`; did you mean `grpo`?" in named.stderr
     foreign = shutil.copytree(world.adapter, tmp_path / "foreign" / "step=4")
     (foreign / "policy.json").write_text(json.dumps({"name": "other-7b", "weights": "abc"}))

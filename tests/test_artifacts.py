@@ -70,3 +70,12 @@ def test_rows_that_do_not_fit_leave_the_old_file(artifact: Path) -> None:
         artifacts.write(artifact, "logprobs", [{k: v for k, v in ROW.items() if k != "nll_mean"}])
     assert artifacts.read(artifact, "logprobs").num_rows == 1
     assert [file.name for file in artifact.parent.iterdir()] == [artifact.name]
+
+
+def test_a_file_of_another_kind_and_a_note_that_is_not_there_are_named(artifact: Path) -> None:
+    with pytest.raises(artifacts.ArtifactError, match=r"seed=42\.parquet has no column `status` \(not a `evaluations`"):
+        artifacts.read(artifact, "evaluations", ["task_id", "status"])
+    noted = artifacts.notes(artifact)
+    assert noted.get("action") is None
+    with pytest.raises(artifacts.ArtifactError, match=r"seed=42\.parquet does not note its action"):
+        noted["action"]

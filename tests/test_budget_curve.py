@@ -282,9 +282,9 @@ def test_inputs_that_do_not_fit_name_the_file(tmp_path: Path, capsys: pytest.Cap
     world.add("one", 43, ONE_43)
     every = paths(world, "evaluations")
 
-    def said(*logprobs: str) -> str:
+    def said(*logprobs: str, status: int = 1) -> str:
         arguments = ["--evaluations", *every, "--logprobs", *logprobs, "--output", str(tmp_path / "out")]
-        assert main(["budget_curve", *arguments]) == 1
+        assert main(["budget_curve", *arguments]) == status
         return capsys.readouterr().err
 
     assert "give the file of subset one, seed 43" in said(paths(world, "logprobs")[0])
@@ -297,7 +297,7 @@ def test_inputs_that_do_not_fit_name_the_file(tmp_path: Path, capsys: pytest.Cap
     edit("logprobs", 43, lambda t: t.filter(pl.col("task_id") != 12))(world)
     assert "seed=43.parquet lacks task 12" in said(*paths(world, "logprobs"))
     every = []
-    assert "no evaluations were given" in said()
+    assert "--evaluations names no file" in said(status=2)
 
 
 def test_sets_are_subsets_then_groups_that_are_all_there() -> None:

@@ -45,7 +45,7 @@ SAMPLING = ["sample_k64", "--tasks=x", "--policy=x", "--output=x", "--subset=x",
 
 def test_unknown_engine_is_refused() -> None:
     done = expert_tail(*SAMPLING, "--policy.engine=sglang")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "`policy.engine`" in done.stderr
     assert "transformers" in done.stderr
 

@@ -11,6 +11,7 @@ from injection import ROOT, snakemake
 
 from expert_tail.config import Config, parse_config
 from expert_tail.errors import UserError
+from expert_tail.evaluator.settings import EvaluatorSettings
 from expert_tail.policy.settings import PolicySettings, RuntimeSettings
 
 # Each with what it is to be used with; all of them on top of config.yaml.
@@ -101,3 +102,23 @@ def test_a_policy_in_shards_is_one_process_or_as_many() -> None:
     for processes in (2, 4):
         with pytest.raises(ValueError, match="let `processes` be 1 or as many"):
             PolicySettings(shards=3, processes=processes)
+
+
+def test_settings_of_the_other_protocol_are_no_other_evaluation() -> None:
+    def flags(**changes: Any) -> str:
+        evaluator = EvaluatorSettings(**changes)
+        return evaluator.flags("evaluator", without=evaluator.of_other_protocol)
+
+    assert flags(paper_trials=6) == flags()
+    assert flags(max_pairs=40) != flags()
+    assert flags(protocol="paper", max_pairs=40) == flags(protocol="paper")
+
+
+def test_a_group_has_no_subsets_name() -> None:
+    with pytest.raises(UserError, match=r"^`comparison\.groups\.subset1` has the name of a subset"):
+        parse_config({"tasks": {"subsets": {"subset1": [4]}}, "comparison": {"groups": {"subset1": ["subset1"]}}})
+
+
+def test_the_key_to_change_is_named_and_no_section_is_printed() -> None:
+    with pytest.raises(UserError, match=r"`rlvr`: `checkpoints` must end with the last step, 12, .* it is \[4, 8\]$"):
+        parse_config({"rlvr": {"steps": 12, "checkpoints": [4, 8]}})

@@ -121,7 +121,7 @@ def test_killed_workflow_runs_again_without_unlocking(project: Project) -> None:
 
 
 def test_killed_training_goes_on_after_its_last_finished_step(project: Project) -> None:
-    only_line(project.resumed, "rlvr_train: going on after step 1")
+    only_line(project.resumed, "rlvr_train: going on after 2 of")
     assert {path: path.read_bytes() for path in project.kept} == project.kept
     steps = artifacts.read(project.folder / ROLLOUTS, "rollouts")["step"].to_pylist()
     assert steps == [0] * 4 + [1] * 4 + [2] * 4
@@ -169,7 +169,7 @@ def test_damaged_state_is_named_and_training_goes_on_from_the_step_before(projec
     shutil.rmtree(last)
     done = run(command, project.cache)
     assert done.returncode == 0, done.stderr[-5000:]
-    only_line(done.stderr, "rlvr_train: going on after step 1")
+    only_line(done.stderr, "rlvr_train: going on after 2 of")
 
 
 def test_broken_references_cost_no_other_task_its_rows(project: Project) -> None:

@@ -367,11 +367,11 @@ def test_inputs_that_do_not_fit_name_the_file(tmp_path: Path, capsys: pytest.Cap
     add_tokens(world, ("one", 42))
     files = {kind: str(world.path(kind, "one", 42)) for kind in ("evaluations", "logprobs", "samples")}
 
-    def said(samples: list[str]) -> str:
+    def said(samples: list[str], status: int = 1) -> str:
         arguments = ["--samples", *samples, *(f"--{kind}={files[kind]}" for kind in ("evaluations", "logprobs"))]
-        assert main(["pareto", *arguments, f"--runs={tmp_path / 'adapt'}", f"--output={tmp_path / 'out'}"]) == 1
+        assert main(["pareto", *arguments, f"--runs={tmp_path / 'adapt'}", f"--output={tmp_path / 'out'}"]) == status
         return capsys.readouterr().err
 
-    assert "give the file of subset one, seed 42" in said([])
+    assert "--samples names no file" in said([], status=2)
     edit("samples", 42, lambda t: t[1:])(world)
     assert "samples/one/seed=42.parquet lacks task 4, seed 42, sample 0" in said([files["samples"]])

@@ -150,12 +150,12 @@ def test_longer_training_goes_on_from_a_shorter_one(folder: Path, tmp_path: Path
         return artifacts.read(tmp_path / "rollouts.parquet", "rollouts")["step"].to_pylist()
 
     training(folder, tmp_path, 1, [1])
-    assert "going on after step 0" in training(folder, tmp_path, 3, [3])
+    assert "going on after 1 of" in training(folder, tmp_path, 3, [3])
     assert steps() == [0] * 4 + [1] * 4 + [2] * 4
-    assert "going on after step 2" in training(folder, tmp_path, 3, [2, 3])  # which the last two steps still have
+    assert "going on after 3 of" in training(folder, tmp_path, 3, [2, 3])  # which the last two steps still have
     # Of the first step the adapter is gone.
     assert "not kept the adapter of checkpoint 1, so that training begins anew" in training(folder, tmp_path, 3, [1, 3])
-    assert "going on after step 0" in training(folder, tmp_path, 1, [1])  # a shorter one has nothing to be trained
+    assert "going on after 1 of" in training(folder, tmp_path, 1, [1])  # a shorter one has nothing to be trained
     assert steps() == [0] * 4
 
 

@@ -30,6 +30,7 @@ from expert_tail.figure_style import BLUE, save
 from expert_tail.policy.action import candidate_sha256, candidate_source
 from expert_tail.report_page import account, exhibits, explorer
 from expert_tail.report_page.headline import headlines, holm, paired_p_value
+from expert_tail.results import read_table, write_table
 from expert_tail.select.settings import SelectSettings
 from expert_tail.select.stage import run as select
 from expert_tail.tasks import load_suite
@@ -239,8 +240,8 @@ def test_page_of_samples_alone(world: Path, tmp_path: Path) -> None:
 
 
 def test_missing_and_damaged_files_are_named(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments(world, tmp_path / "report.html", logprobs=[])) == 1
-    assert "subset1, seed 42 has no file of logprobs" in capsys.readouterr().err
+    assert main(arguments(world, tmp_path / "report.html", logprobs=[])) == 2
+    assert "--logprobs names no file" in capsys.readouterr().err
     (tmp_path / "table1.csv").write_text("")
     assert main(arguments(world, tmp_path / "report.html", tables=[tmp_path / "table1.csv"])) == 1
     assert "table1.csv is not a readable table" in capsys.readouterr().err
@@ -303,6 +304,7 @@ def test_p_value_is_that_of_all_sign_flips() -> None:
     expected = np.mean(np.array(flipped) >= abs(differences.mean()) - 1e-12)
     assert paired_p_value(differences, np.zeros(6)) == pytest.approx(expected)
     assert paired_p_value(np.ones(4), np.ones(4)) == 1
+    assert paired_p_value(np.ones(1), np.zeros(1)) == 1  # either sign is as likely
     assert paired_p_value(np.ones(5), np.zeros(5)) == pytest.approx(2 / 2**5)
 
 
@@ -358,7 +360,12 @@ def test_sentence_on_the_audit() -> None:
     assert said.endswith("under the paper protocol in 0.5 of 640 repeats by point estimate.")
 
 
-def test_sentence_on_the_same_budget() -> None:
+def _written(table: pl.DataFrame, path: Path) -> Path:
+    write_table(table, path)
+    return path
+
+
+def test_sentence_on_the_same_budget(tmp_path: Path) -> None:
     columns = ["subset", "reported_on", "run", "step", "rollouts", "fast_1", "fast_1_delta_low", "fast_1_delta_high"]
     rows = [
         ("one", "samples", None, None, 320, 0.4, None, None),
@@ -375,8 +382,12 @@ def test_sentence_on_the_same_budget() -> None:
     assert said.startswith("one, at 320 rollouts: the fastest of all samples beats the reference on 80 % of the tasks")
     assert "confidently on 0 %), a single sample does so at a rate of 40 %." in said
     assert "(2 configurations)" in said
-    assert said.endswith("is at 30 to 60 %: significantly better for 1 of them, worse for none.")
+    assert said.endswith(
+        "is at 30 to 60 %. The interval of the difference lies above 0 for 1 of them, below 0 for none; nothing corrects for their number."
+    )
     assert account.budget_sentences(table.filter(pl.col("run").is_null())) == []
+    read_again = read_table(_written(table.filter(pl.col("run").is_null()), tmp_path / "table10.csv"))
+    assert account.budget_sentences(read_again) == []  # a run without adaptation
     assert account.budget_sentences(None) == []
 
 

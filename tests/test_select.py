@@ -180,6 +180,7 @@ def test_stage_keeps_to_the_tasks_of_the_subset_and_to_the_strategies(case: Case
         (lambda c: c.verdicts[1].update(speedup=None), r"evaluations\.parquet: task 4, .*sample 1 .*usable speedup"),
         (lambda c: c.verdicts[1].update(speedup=float("nan")), r"sample 1 is correct but has no usable speedup"),
         (lambda c: c.scores[0].update(nll=float("nan")), r"logprobs\.parquet: .*sample 0 .*usable nll"),
+        (lambda c: c.scores[0].update(nll=float("inf")), r"logprobs\.parquet: .*sample 0 .*usable nll"),
     ],
 )
 def test_damaged_inputs_name_the_file_and_the_first_bad_key(case: Case, change: Any, message: str) -> None:

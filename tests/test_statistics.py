@@ -185,6 +185,12 @@ def test_cluster_interval_is_wider_than_independent_rollouts_would_be() -> None:
     assert high - low > 1.5 * (independent.high - independent.low)
 
 
+def test_cluster_interval_of_one_task_is_wilsons() -> None:
+    independent = binomtest(3, 8).proportion_ci(method="wilson")
+    found = statistics.cluster_interval(np.array([3]), np.array([8]), 100, 0.95, rng())
+    assert found == pytest.approx((independent.low, independent.high))
+
+
 def test_difference_interval_is_newcombes() -> None:
     # Newcombe (1998), example (a): 56/70 − 48/80, method 10 without continuity correction: 0.0524 to 0.3339.
     last, first = 56 / 70, 48 / 80

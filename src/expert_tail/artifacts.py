@@ -147,7 +147,7 @@ _RUN = [pa.field("objective", pa.string()), pa.field("lr", pa.float64())]
 SCHEMAS |= {
     "adapt_rollouts": pa.schema(
         [
-            *SCHEMAS["rollouts"],  # advantage: with token_advantages their mean; null where no update follows
+            *SCHEMAS["rollouts"],  # advantage: with token_advantages their mean; null where they were not needed
             *_RUN,
             ("token_advantages", pa.list_(pa.float64())),  # null where all tokens have the same
             ("prompt_tokens", pa.int32()),
@@ -215,25 +215,36 @@ def write(path: str | Path, kind: str, table: pa.Table | Sequence[dict[str, Any]
 
 def read(path: str | Path, kind: str, columns: list[str] | None = None, *, remedy: str | None = None) -> pa.Table:
     """Read an artifact of `kind`; an `ArtifactError` says which file to remove or which rule to run, or `remedy`."""
+    wanted = SCHEMAS[kind]
     with _readable(path, remedy):
-        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
-    schema = SCHEMAS[kind]
-    for name in columns or schema.names:
-        if name not in table.column_names:
+        found = pq.read_schema(path)
+    for name in columns or wanted.names:
+        if name not in found.names:
             raise ArtifactError(
                 f"{path} has no column `{name}` (not a `{kind}` artifact of this version); {remedy or REMAKE}"
             )
-        if table.schema.field(name).type != schema.field(name).type:
-            found, wanted = table.schema.field(name).type, schema.field(name).type
-            raise ArtifactError(f"{path}: column `{name}` is {found}, not {wanted}; {remedy or REMAKE}")
-    return table
+        if found.field(name).type != wanted.field(name).type:
+            types = f"{found.field(name).type}, not {wanted.field(name).type}"
+            raise ArtifactError(f"{path}: column `{name}` is {types}; {remedy or REMAKE}")
+    with _readable(path, remedy):
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
 
 
-def notes(path: str | Path) -> dict[str, str]:
-    """The metadata of an artifact: provenance and what its writer noted."""
+class Notes(dict[str, str]):
+    """The metadata of an artifact: provenance and what its writer noted. One that is not there is an `ArtifactError`."""
+
+    def __init__(self, path: str | Path, found: dict[str, str]) -> None:
+        super().__init__(found)
+        self.path = path
+
+    def __missing__(self, name: str) -> str:
+        raise ArtifactError(f"{self.path} does not note its {name} (not an artifact of this version); {REMAKE}")
+
+
+def notes(path: str | Path) -> Notes:
     with _readable(path):
         found = pq.read_schema(path).metadata or {}
-    return {key.decode(): value.decode() for key, value in found.items() if key != b"ARROW:schema"}
+    return Notes(path, {key.decode(): value.decode() for key, value in found.items() if key != b"ARROW:schema"})
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import errno
 import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 when it did what was asked, 1 on a failure the user can act on, 2 on bad arguments."""
+    """Run the command line; 0 when it did what was asked, 1 on a failure the user can act on, 2 on bad arguments, 130 after Ctrl-C."""
     given = _parser().parse_args(arguments)
     try:
         if given.processes > 1 and "RANK" not in os.environ:
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _discard_output()
         return 1
+    except KeyboardInterrupt:
+        log(f"expert-tail {given.command}: stopped; what is finished is kept, and the same command goes on from there")
+        return 128 + signal.SIGINT
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
             what = f"cannot write {error.filename or 'the output'}: {os.strerror(error.errno)}"
@@ -97,8 +101,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(f"--{name}", type=Path, required=True, help=text)
         for name, text in stage.optional.items():
             command.add_argument(f"--{name}", type=Path, help=text)
-        for name, text in stage.lists.items():
-            command.add_argument(f"--{name}", type=Path, nargs="*", required=True, help=text)
+        for name, text in (stage.lists | stage.optional_lists).items():
+            command.add_argument(f"--{name}", type=Path, nargs="*", required=name in stage.lists, default=[], help=text)
         for name, (kind, text) in stage.values.items():
             command.add_argument(f"--{name}", type=kind, required=True, help=text)
         for name, text in stage.options.items():
@@ -115,8 +119,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run_stage(given: argparse.Namespace) -> None:
     stage: Stage = given.stage
+    for name in stage.lists:
+        if not getattr(given, name):
+            raise UserError(f"--{name} names no file; give {stage.lists[name]}", is_usage=True)
     arguments = _settings(given)
-    for name in (*stage.paths, *stage.optional, *stage.lists, *stage.values, *stage.options):
+    for name in (*stage.paths, *stage.optional, *stage.lists, *stage.optional_lists, *stage.values, *stage.options):
         arguments[name] = getattr(given, name)
     if given.processes == 1:
         _claim_gpus(arguments)
@@ -180,10 +187,15 @@ def _tasks(given: argparse.Namespace) -> None:
 def _add_evaluate(commands: Any) -> None:
     text = "evaluate one candidate file: verdict and timing as one JSON object"
     command = commands.add_parser("evaluate", help=text, description=text)
-    command.add_argument("--task", type=int, required=True, metavar="ID")
-    command.add_argument("--candidate", type=Path, required=True, metavar="FILE", help="what a policy would write")
+    command.add_argument("--task", type=int, required=True, metavar="ID", help="as `expert-tail tasks` lists them")
     command.add_argument(
-        "--action", choices=("forward_body", "module"), default="module", help="what FILE holds (default: module)"
+        "--candidate", type=Path, required=True, metavar="FILE", help="what a policy would write: see --action"
+    )
+    command.add_argument(
+        "--action",
+        choices=("forward_body", "module"),
+        default="module",
+        help="what FILE holds: the lines of `forward` alone, or a whole module with ModelNew (default: module)",
     )
     command.add_argument("--suite", default="level1", help="level1 (default), a KernelBench folder or a Parquet file")
     command.add_argument("--scale", choices=("cpu", "gpu"), help="sizes of the built-in suite (default: the device's)")

@@ -59,6 +59,9 @@ class Config(Settings):
                     raise ValueError(
                         f"`{key}` names `{name}`, which `tasks.subsets` has not{nearest(name, self.tasks.subsets)}"
                     )
+        for name in self.comparison.groups:
+            if name in self.tasks.subsets:
+                raise ValueError(f"`comparison.groups.{name}` has the name of a subset; give it another name")
         for name in self.sampling.subsets:
             if name not in self.tasks.held_out:
                 raise ValueError(f"`sampling.subsets` names `{name}`, which `tasks.subsets` leaves empty")

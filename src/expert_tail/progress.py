@@ -10,10 +10,12 @@ from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 from expert_tail.errors import UserError
 
 PLAIN_INTERVAL_S = 10.0
+BAR_WIDTH = 20  # leaves room for figures on 80 columns
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
 _log_file: TextIO | None = None
@@ -71,10 +73,13 @@ def progress(title: str, total: int) -> Iterator[Advance]:
     if not (_console.is_terminal and is_first_process()):
         yield _lines(title, total, log)
         return
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    columns += [TimeRemainingColumn(), TextColumn("{task.fields[figures]}")]
+    columns = [TextColumn("{task.description}", table_column=Column(no_wrap=True)), BarColumn(BAR_WIDTH)]
+    columns += [MofNCompleteColumn(table_column=Column(no_wrap=True)), TimeElapsedColumn(), TimeRemainingColumn()]
+    columns.append(
+        TextColumn("{task.fields[figures]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+    )
     quiet = _lines(title, total, log_quietly)
-    with Progress(*columns, console=_console) as bar:
+    with Progress(*columns, console=_console, expand=True) as bar:
         task = bar.add_task(title, total=total, figures="")
 
         def advance(step: int = 1, **figures: str | float) -> None:

@@ -14,6 +14,14 @@ def rounded(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(pl.col(pl.Float64).round_sig_figs(SIGNIFICANT))
 
 
+def read_table(path: Path) -> pl.DataFrame:
+    """A table as it was written. A column without any value, of which a CSV file does not say what it holds, is of type Null."""
+    table = pl.read_csv(path, infer_schema_length=None)
+    return table.with_columns(
+        pl.col(name).cast(pl.Null) for name in table.columns if table[name].null_count() == table.height
+    )
+
+
 def write_table(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Write `table` as CSV, whole or not at all; returns it as it was written, rounded."""
     table = rounded(table)

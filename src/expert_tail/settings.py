@@ -38,10 +38,10 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise UserError("\n".join(_explain(cls, problem, where) for problem in error.errors())) from None
 
-    def flags(self, section: str) -> str:
+    def flags(self, section: str, without: Iterable[str] = ()) -> str:
         """Command-line flags `--section.key value` that recreate these settings: a canonical string, fit for `params`."""
         parts = []
-        for name in sorted(type(self).model_fields):
+        for name in sorted(type(self).model_fields.keys() - set(without)):
             value = getattr(self, name)
             if value is not None:
                 parts += [f"--{section}.{name}", shlex.quote(_as_text(value))]
@@ -64,7 +64,10 @@ class Settings(BaseModel):
             for name in cls.model_fields
             if (value := getattr(arguments, f"{section}.{name}", None)) is not None
         }
-        return cls.checked(given, where=section)
+        try:
+            return cls.checked(given, where=section)
+        except UserError as error:
+            raise UserError(str(error), is_usage=True) from None
 
     def narrowed(self, cls: type[Part]) -> Part:
         """The fields of `cls`, which this section includes."""
@@ -99,7 +102,8 @@ def _explain(model: type[BaseModel], problem: Any, where: str) -> str:
     if problem["type"] == "missing":
         return f"`{key}` is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"`{key}`: {message} (got {problem['input']!r})" if path else f"`{key or 'config'}`: {message}"
+    is_section = isinstance(problem["input"], (dict, BaseModel))  # whose message names the keys
+    return (f"`{key}`: " if key else "") + message + ("" if is_section else f" (got {problem['input']!r})")
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> Iterable[str]:

@@ -11,7 +11,8 @@ class Stage:
     """A subcommand that calls `expert_tail.{name}.stage.run` with these arguments, by name.
 
     `sections` maps a parameter to (config section, "module:class" of its settings); `paths` are required files or
-    folders, `optional` ones may be left out, `lists` take any number; `options` are texts that may be left out.
+    folders, `optional` ones may be left out, `lists` are of one or more, `optional_lists` of any number; `values` are what
+    is no file, `options` texts that may be left out.
     """
 
     name: str
@@ -20,6 +21,7 @@ class Stage:
     paths: dict[str, str] = field(default_factory=dict)
     optional: dict[str, str] = field(default_factory=dict)
     lists: dict[str, str] = field(default_factory=dict)
+    optional_lists: dict[str, str] = field(default_factory=dict)
     values: dict[str, tuple[type, str]] = field(default_factory=dict)
     options: dict[str, str] = field(default_factory=dict)
 
@@ -35,6 +37,13 @@ _AGGREGATE = {"settings": ("aggregate", "expert_tail.aggregate.settings:Aggregat
 _COMPARISON = {"comparison": ("comparison", "expert_tail.comparison.settings:ComparisonSettings")}
 _SELECT = {"select": ("select", "expert_tail.select.settings:SelectSettings")}
 _SCORED = {"evaluations": "evaluations to read, …/SUBSET/seed=N.parquet", "logprobs": "their log-probs"}
+_CELLS = {
+    "samples": "samples to read, …/SUBSET/seed=N.parquet",
+    "evaluations": "their evaluations",
+    "logprobs": "their log-probs",
+    "selections": "their selections",
+}
+_MARKS = {"headroom": "headroom of the subsets, …/SUBSET.parquet, to mark tasks by"}
 _ADAPTER = {"adapter": "the checkpoint's folder; left out: the policy itself"}
 
 STAGES = (
@@ -171,7 +180,7 @@ STAGES = (
             "adaptation": ("adaptation", "expert_tail.adapt.settings:AdaptationSettings"),
         },
         paths={"runs": "folder that holds the runs", "output": "folder for the tables"},
-        lists={"probes": "probes, …/RUN/step=N.parquet", "evaluations": "evaluations of the probed samples"},
+        optional_lists={"probes": "probes, …/RUN/step=N.parquet", "evaluations": "evaluations of the probed samples"},
         values={"budget": (int, "rollouts of a task that Best-of-N draws")},
     ),
     Stage(
@@ -179,13 +188,8 @@ STAGES = (
         "tables and figures",
         sections={"settings": ("aggregate", "expert_tail.aggregate.settings:AggregateSettings")},
         paths={**_TASKS, "rollouts": "training rollouts to read", "output": "folder for tables and figures"},
-        lists={
-            "samples": "samples to read, …/SUBSET/seed=N.parquet",
-            "evaluations": "their evaluations",
-            "logprobs": "their log-probs",
-            "selections": "their selections",
-            "headroom": "headroom of the subsets, …/SUBSET.parquet, to mark tasks by",
-        },
+        lists=_CELLS,
+        optional_lists=_MARKS,
     ),
     Stage(
         "budget_curve",
@@ -199,8 +203,8 @@ STAGES = (
         "selection under other surprisals, scorers, sets of tasks, and without duplicates",
         sections={**_AGGREGATE, **_COMPARISON},
         paths={"output": "folder for selection_sensitivity.csv and its figure"},
-        lists={
-            **_SCORED,
+        lists=_SCORED,
+        optional_lists={
             "base": "their log-probs under the untrained policy",
             "probes": "log-probs of some of them under adapted checkpoints, …/RUN/step=N.parquet",
         },
@@ -227,12 +231,9 @@ STAGES = (
             "rollouts": "training rollouts, for how they were made",
             "output": "page to write (HTML)",
         },
-        lists={
-            "samples": "samples to read, …/SUBSET/seed=N.parquet; the first subset is the headline's",
-            "evaluations": "their evaluations",
-            "logprobs": "their log-probs",
-            "selections": "their selections",
-            "headroom": "headroom of the subsets, …/SUBSET.parquet, to mark tasks by",
+        lists={**_CELLS, "samples": "samples to read, …/SUBSET/seed=N.parquet; the first subset is the headline's"},
+        optional_lists={
+            **_MARKS,
             "adaptation": "rollouts and evaluations of adaptation runs, …/RUN/step=N/NAME.parquet, for the explorer",
             "tables": "tables to show, in this order (CSV, or JSON)",
             "figures": "figures to show, in this order (SVG)",
@@ -255,14 +256,11 @@ STAGES = (
             "output": "folder for tables and figures",
         },
         optional={"policy": "the policy's folder, to count the tokens of prompts; left out: they are not counted"},
-        lists={
-            "samples": "samples to read, …/SUBSET/seed=N.parquet",
-            "evaluations": "their evaluations",
-            "logprobs": "their log-probs",
-            "selections": "their selections",
+        lists=_CELLS,
+        optional_lists={
             "probes": "probes, …/RUN/step=N.parquet",
             "probed": "evaluations of the probed samples",
-            "headroom": "headroom of the subsets, …/SUBSET.parquet, to mark tasks by",
+            **_MARKS,
         },
     ),
     Stage(

@@ -17,12 +17,11 @@ from expert_tail import artifacts
 from expert_tail.adapt.objectives import divergence_penalty, reward_advantages
 from expert_tail.adapt.settings import Run
 from expert_tail.adapt.teacher import Attempt, hindsight
-from expert_tail.errors import UserError
 from expert_tail.evaluator.evaluation import Evaluation
 from expert_tail.evaluator.evaluator import Candidate, Evaluator
 from expert_tail.policy.action import candidate_source
 from expert_tail.policy.counting import counted_tokens
-from expert_tail.policy.draw import Draw, prompts_of
+from expert_tail.policy.draw import Draw, prompts_of, refusing_what_is_not_finite
 from expert_tail.policy.engine import Engine
 from expert_tail.policy.load import Policy
 from expert_tail.policy.logprobs import completion_logprobs
@@ -94,11 +93,9 @@ class Adaptation:
         self, step: int, n: int, seed: tuple[int, ...], account: Row, counter: str
     ) -> tuple[list[list[Draw]], list[list[Evaluation]]]:
         cache, computed, began = self.evaluator.cache, self.engine.computed_tokens, time.monotonic()
-        try:
+        with refusing_what_is_not_finite(f"{self.name} step {step}", "lower `lr`"):
             options = self.draws.model_dump()
             draws = draw_together(self.processes, self.engine, self.tasks, n, self.prompt, **options, seed=seed)
-        except FloatingPointError as error:
-            raise UserError(f"{self.name} step {step}: {error}; lower `lr`") from error
         sampled, known, measured = time.monotonic(), cache.hits, cache.misses
         flat = [one for of_task in draws for one in of_task]
         candidates = [Candidate(one.task, one.source) for one in flat]

@@ -82,7 +82,7 @@ def _performance(prefix: str, rollouts: pl.DataFrame, evaluations: pl.DataFrame,
         rng = statistics.generator(
             settings.seed, "adaptation", metric
         )  # the same for all: equal rates, equal intervals
-        low, high = _interval(successes, sizes, settings, rng)
+        low, high = statistics.cluster_interval(successes, sizes, settings.bootstrap, settings.confidence, rng)
         row |= {metric: successes.sum() / sizes.sum(), f"{metric}_low": low, f"{metric}_high": high}
     row |= {
         "mean_speedup": judged.filter("correct")["speedup"].mean(),
@@ -90,13 +90,6 @@ def _performance(prefix: str, rollouts: pl.DataFrame, evaluations: pl.DataFrame,
         "entropy": rollouts["entropy"].mean(),
     }
     return {prefix + key: value for key, value in row.items()}
-
-
-def _interval(successes: Any, sizes: Any, settings: AggregateSettings, rng: np.random.Generator) -> tuple[float, float]:
-    if len(sizes) == 1:
-        low, high = statistics.wilson_interval(successes[0], sizes[0], settings.confidence)
-        return float(low), float(high)
-    return statistics.cluster_interval(successes, sizes, settings.bootstrap, settings.confidence, rng)
 
 
 def _add_choices(rows: list[Row], run: Run, budget: int, patience: int) -> None:

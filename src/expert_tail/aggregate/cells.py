@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from expert_tail.aggregate.loading import cells_of, check_grid
+from expert_tail.aggregate.loading import cells_of, check_grid, refuse_what_is_not_finite
 from expert_tail.errors import UserError
 from expert_tail.evaluator.evaluation import STATUSES
 from expert_tail.progress import progress
@@ -39,8 +39,9 @@ def load_cells(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The frames `samples` and `picks` of `tables`, over all subsets and seeds; `samples` has nll and nll_mean, too.
 
-    It also has the columns that `of_samples` and `of_evaluations` name of these files. The four lists hold one file per subset and seed, at `.../{subset}/seed={seed}.parquet`. Raises `ArtifactError` with
-    the file and the key where artifacts are damaged or do not fit together, `UserError` where a list lacks a file.
+    It also has the columns that `of_samples` and `of_evaluations` name of these files. The four lists hold one file per
+    subset and seed, at `.../{subset}/seed={seed}.parquet`. Raises `ArtifactError` with the file and the key where artifacts
+    are damaged or do not fit together, `UserError` where a list lacks a file.
     """
     files = {"samples": cells_of(samples), "evaluations": cells_of(evaluations)}
     files |= {"logprobs": cells_of(logprobs), "selections": cells_of(selections)}
@@ -96,6 +97,7 @@ def _load_cell(
     known = pl.col("status").is_in(STATUSES).fill_null(False)
     refuse(joined.filter(~known), [*KEYS, "status"], f"{evaluations}:", f"is not a known status; {AGAIN}")
     joined = join_samples(joined, samples, scores, logprobs)
+    refuse_what_is_not_finite(joined, logprobs)
 
     chosen = load(selections, "selections", _PICKS)
     refuse(

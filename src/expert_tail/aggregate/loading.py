@@ -73,6 +73,13 @@ def scored_samples(evaluations: Cells, logprobs: Cells) -> pl.DataFrame:
     return samples
 
 
+def refuse_what_is_not_finite(scores: pl.DataFrame, logprobs: Path) -> None:
+    """Raise `ArtifactError` where a sample has no surprisal that is a number."""
+    for column in ("nll", "nll_mean"):
+        unusable = scores.filter(~pl.col(column).is_finite().fill_null(False))
+        refuse(unusable, KEYS, f"{logprobs}:", f"has no usable {column}; {AGAIN}")
+
+
 def _scored(subset: str, seed: int, evaluations: Path, logprobs: Path) -> pl.DataFrame:
     verdicts = load(evaluations, "evaluations", [*KEYS, "candidate_sha256", "status", "speedup", "speedup_low"])
     scores = load(logprobs, "logprobs", [*KEYS, "nll", "nll_mean", "n_tokens"])
@@ -80,9 +87,7 @@ def _scored(subset: str, seed: int, evaluations: Path, logprobs: Path) -> pl.Dat
     if verdicts.is_empty():
         raise ArtifactError(f"{evaluations} has no samples; {AGAIN}")
     joined = join_samples(verdicts, evaluations, scores, logprobs)
-    for column in ("nll", "nll_mean"):
-        unusable = joined.filter(~pl.col(column).is_finite().fill_null(False))
-        refuse(unusable, KEYS, f"{logprobs}:", f"has no usable {column}; {AGAIN}")
+    refuse_what_is_not_finite(joined, logprobs)
     return joined.select(
         pl.lit(subset).alias("subset"),
         *KEYS,

@@ -154,9 +154,12 @@ def cluster_interval(
     """Interval of Σ successes / Σ sizes over clusters (T,): the training rollouts of one task share its difficulty.
 
     Whole tasks are drawn with replacement; the rate of a resample is a ratio, because tasks may have unequal numbers of
-    rollouts.
+    rollouts. Of a single task it is Wilson's interval over the rollouts, which is about that task alone.
     """
     clusters = len(sizes)
+    if clusters == 1:
+        low, high = wilson_interval(float(successes.sum()), float(sizes.sum()), confidence)
+        return Interval(float(low), float(high))
     estimate = float(successes.sum() / sizes.sum())
     if estimate in (0, 1):
         return _unanimous_interval(estimate, clusters, confidence)

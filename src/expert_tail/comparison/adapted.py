@@ -27,7 +27,9 @@ IN_BATCH, FRESH, OTHER_HALF = "in_batch", "fresh", "other_half"
 
 class Adapted(NamedTuple):
     """A run: its rows of adaptation.csv in full precision, and its judged rollouts of each step (task_id, sample,
-    candidate_sha256, correct, fast_1, fast_1_confident), fresh ones too if it has them. `subset` holds its tasks; None for a training task."""
+    candidate_sha256, evaluator, correct, fast_1, fast_1_confident), fresh ones too if it has them. `subset` holds its tasks;
+    None for a training task.
+    """
 
     name: str
     run: Run
@@ -79,7 +81,10 @@ def adapted(
 
 def _judged(evaluations: pl.DataFrame) -> pl.DataFrame:
     return evaluations.select(
-        "task_id", "sample", "candidate_sha256", correct=CORRECT, fast_1=FAST_1, fast_1_confident=FAST_1_CONFIDENT
+        *("task_id", "sample", "candidate_sha256", "evaluator"),
+        correct=CORRECT,
+        fast_1=FAST_1,
+        fast_1_confident=FAST_1_CONFIDENT,
     )
 
 
@@ -152,4 +157,5 @@ def joined(choices_of_seeds: Sequence[Choice]) -> Arm:
     first = arms[0]
     n_TS = np.concatenate([arm.n_TS.sum(axis=1, keepdims=True) for arm in arms], axis=1)
     c_TSM = np.concatenate([arm.c_TSM.sum(axis=1, keepdims=True) for arm in arms], axis=1)
-    return Arm(first.tasks, n_TS, c_TSM, is_crossed=True)
+    evaluators = frozenset().union(*(arm.evaluators for arm in arms))
+    return Arm(first.tasks, n_TS, c_TSM, is_crossed=True, evaluators=evaluators)

@@ -23,22 +23,26 @@ FAST = ("fast_1", "fast_1_confident")
 
 
 class Arm(NamedTuple):
-    """`n_TS` samples of each task and seed, of which `c_TSM` succeed; `tasks` are the ids, ascending."""
+    """`n_TS` samples of each task and seed, of which `c_TSM` succeed; `tasks` are the ids, ascending.
+
+    `evaluators` judged them, as the column of that name has it.
+    """
 
     tasks: tuple[int, ...]
     n_TS: NDArray[np.int64]
     c_TSM: NDArray[np.int64]
     is_crossed: bool = False  # whether its seeds are policies of their own
+    evaluators: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, samples: pl.DataFrame, by: str = "seed", is_crossed: bool = False) -> Self:
-        """From one row a sample with task_id, `by` (the columns) and the metrics; every task must have every column."""
+        """From one row a sample with task_id, `by` (the columns), evaluator and the metrics; every task must have every column."""
         counts = samples.group_by("task_id", by).agg(pl.len(), pl.col(*FAST).cast(pl.Int64).sum()).sort("task_id", by)
         tasks = counts["task_id"].unique().sort().to_list()
         shape = (len(tasks), -1)
         n_TS = counts["len"].to_numpy().astype(np.int64).reshape(shape)
         c_TSM = np.stack([counts[metric].to_numpy().reshape(shape) for metric in FAST], axis=-1)
-        return cls(tuple(tasks), n_TS, c_TSM, is_crossed)
+        return cls(tuple(tasks), n_TS, c_TSM, is_crossed, frozenset(samples["evaluator"].unique()))
 
     @property
     def rates_TSM(self) -> Floats:

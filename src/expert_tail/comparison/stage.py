@@ -66,11 +66,12 @@ def run(
     empty. Raises `ArtifactError` or `UserError` with the file where something is missing, damaged or does not fit.
     """
     names = load_names(tasks, headroom)
-    all_samples, picks = load_cells(samples, evaluations, logprobs, selections)
+    all_samples, picks = load_cells(samples, evaluations, logprobs, selections, of_evaluations=["evaluator"])
     refuse(all_samples.join(names, on="task_id", how="anti"), ["task_id"], f"{tasks} lacks", f"; {AGAIN}")
     _check_seeds(all_samples)
     budget = int(all_samples.group_by("task_id", "seed").len()["len"].min())  # type: ignore[arg-type]
     made = _load_runs(adaptation, runs, tasks, budget, settings)
+    _warn_of_other_evaluators(all_samples, made)
     prompts = _prompt_tokens(tasks, all_samples, policy, prompt)
     taken = accounts.noted(samples, evaluations)
     sets = task_sets(cells_of(samples), comparison.groups)
@@ -128,6 +129,15 @@ def _check_seeds(samples: pl.DataFrame) -> None:
     for subset, of in sorted(seeds.items()):
         if of != seeds[first]:
             raise UserError(f"subset {subset} has seeds {of}, and {first} has {seeds[first]}; give the same of all")
+
+
+def _warn_of_other_evaluators(samples: pl.DataFrame, made: Sequence[Adapted]) -> None:
+    judged_by = frozenset(samples["evaluator"].unique())
+    if others := [one.name for one in made if one.arm(0).evaluators != judged_by]:
+        log(
+            f"comparison: WARNING: another evaluator than that of the samples judged {', '.join(others)}: their differences "
+            "(where same_evaluator is 0) hold that of the evaluators; `adaptation.rerun_on_evaluator_change` adapts again"
+        )
 
 
 def _load_runs(

@@ -87,5 +87,5 @@ def transfers(
                     "delta_high": found.high,
                 }
                 row |= {f"{FAST[m]}_{name}": value for name, value in values.items()}
-            rows.append(row)
+            rows.append(row | {"same_evaluator": int(arm.evaluators == choice.arm.evaluators)})
     return rows

@@ -3,7 +3,7 @@
 Every function is on one set of tasks: `samples` and `picks` are its rows (see `aggregate.tables`), `runs` the adaptation runs
 on exactly these tasks. Rates are fractions in 0..1. Success of Best-of-N at K is that of its best sample; success of a policy
 (K = 1, or an adapted checkpoint) is the rate among its samples. Rows of several runs are means over runs that differ in their
-seed only, each at the step that the rule chose for it.
+seed only, each at the step that the rule chose for it. Where `same_evaluator` is 0, a difference holds that of two evaluators too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ Row = dict[str, Any]
 BEST_OF_N = "best-of-n"
 COVERED = 0.3  # base coverage above which adaptation is said to help (paper, figure 7)
 _RATES = [column for metric in FAST for column in (metric, f"{metric}_std", f"{metric}_low", f"{metric}_high")]
-_DELTAS = [f"{metric}_{end}" for metric in FAST for end in ("delta", "delta_low", "delta_high")]
+_DELTAS = [f"{metric}_{end}" for metric in FAST for end in ("delta", "delta_low", "delta_high")] + ["same_evaluator"]
 _RUN = ["run", "objective", "chosen_by", "reported_on"]
 METHOD_COLUMNS = ["subset", "method", *_RUN, "k", "step", *_RATES, "rollouts", "tokens", "evaluations_used"]
 _EQUIVALENT = ("", "_place", "_low", "_high")
@@ -148,7 +148,7 @@ def _deltas(base: Arm, other: Arm, settings: AggregateSettings, *names: str) -> 
     row: Row = {}
     for metric, (delta, found) in zip(FAST, difference(base, other, settings, *names), strict=True):
         row |= {f"{metric}_delta": delta, f"{metric}_delta_low": found.low, f"{metric}_delta_high": found.high}
-    return row
+    return row | {"same_evaluator": int(base.evaluators == other.evaluators)}
 
 
 def isolated(runs: Sequence[Adapted], samples: pl.DataFrame, names: pl.DataFrame) -> list[Row]:

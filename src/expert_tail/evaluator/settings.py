@@ -54,8 +54,12 @@ class EvaluatorSettings(Settings):
 
     def of_verdicts(self) -> str:
         """What verdicts and timings depend on, as text: not the other protocol's settings; the device is the hardware's name."""
-        others = PAIRED_ONLY if self.protocol == "paper" else PAPER_ONLY
-        return self.model_dump_json(exclude={"device", *others})
+        return self.model_dump_json(exclude={"device", *self.of_other_protocol})
+
+    @property
+    def of_other_protocol(self) -> tuple[str, ...]:
+        """Settings that only the protocol reads which is not chosen."""
+        return PAIRED_ONLY if self.protocol == "paper" else PAPER_ONLY
 
     @field_validator("sandbox", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ import polars as pl
 import yaml
 
 from expert_tail.errors import UserError
+from expert_tail.results import read_table
 
 METRIC, CONFIDENT = "fast_1", "fast_1_confident"
 
@@ -45,7 +46,7 @@ class Results:
                 raise UserError(f"{path} does not exist; run `snakemake results/{file}` to make it")
             try:
                 if path.suffix == ".csv":
-                    self._read[file] = pl.read_csv(path, infer_schema_length=None)
+                    self._read[file] = read_table(path)
                 else:
                     self._read[file] = (json.loads if path.suffix == ".json" else yaml.safe_load)(path.read_text())
             except (pl.exceptions.PolarsError, ValueError, yaml.YAMLError) as error:

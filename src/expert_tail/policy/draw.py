@@ -1,9 +1,11 @@
 """Drawing candidates: from tasks to prompts, completions, and the candidates that they make."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from expert_tail.errors import UserError
 from expert_tail.policy.action import candidate_sha256, candidate_source
 from expert_tail.policy.engine import Engine
 from expert_tail.policy.prompt import has_channels, prompt_tokens
@@ -11,6 +13,15 @@ from expert_tail.policy.settings import PromptSettings
 from expert_tail.policy.token_draws import Completion
 from expert_tail.progress import Advance
 from expert_tail.tasks import Task
+
+
+@contextlib.contextmanager
+def refusing_what_is_not_finite(what: str, remedy: str) -> Iterator[None]:
+    """Raise a `UserError` that names `what` was drawn, and the remedy, where the policy's logits are not finite."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise UserError(f"{what}: {error}; {remedy}") from error
 
 
 @dataclass(frozen=True)

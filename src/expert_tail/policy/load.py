@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import uuid
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,10 @@ from expert_tail.errors import UserError
 from expert_tail.policy.divide import divided, divides
 from expert_tail.policy.settings import LoraSettings, RuntimeSettings
 from expert_tail.policy.weights import check_weights, quiet
+
+warnings.filterwarnings(
+    "ignore", "`is_gradient_checkpointing`", FutureWarning
+)  # PEFT asks transformers by the old name
 
 BASE = "base"  # name of the checkpoint that has no adapter
 _REFETCH = "remove the folder and fetch the policy again"

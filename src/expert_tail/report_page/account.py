@@ -6,9 +6,10 @@ from typing import Any
 
 import polars as pl
 
+from expert_tail import artifacts
 from expert_tail.evaluator.sandbox import missing
 
-Notes = list[tuple[str, dict[str, str]]]  # of each file: its kind, and its metadata as `artifacts.notes` gives it
+Notes = list[tuple[str, artifacts.Notes]]  # of each file: its kind, and its metadata as `artifacts.notes` gives it
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,8 @@ def budget_sentences(table10: pl.DataFrame | None) -> list[str]:
             f"{100 * base['best_of_k_fast_1']:.3g} % of the tasks (fast_1; confidently on "
             f"{100 * base['best_of_k_fast_1_confident']:.3g} %), a single sample does so at a rate of "
             f"{100 * base['fast_1']:.2g} %. Spent on adaptation instead ({_count(adapted.height, 'configuration')}), the "
-            f"rollouts give a policy whose single sample is at {' to '.join(ends)} %: significantly better for "
-            f"{better or 'none'} of them, worse for {worse or 'none'}."
+            f"rollouts give a policy whose single sample is at {' to '.join(ends)} %. The interval of the difference lies above 0 "
+            f"for {better or 'none'} of them, below 0 for {worse or 'none'}; nothing corrects for their number."
         )
     return found
 

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 from docutils.core import publish_parts
 
+from expert_tail import results
 from expert_tail.errors import UserError
 from expert_tail.figure_style import BLUE, GREY, INK, VERMILLION
 from expert_tail.time_experts.verdict import NOT_WINNABLE, UNKNOWN, WINNABLE
@@ -117,7 +118,7 @@ def read_table(path: Path) -> pl.DataFrame:
     """A CSV file; or a JSON file, a row for each value in it, or for each object of a list."""
     try:
         if path.suffix != ".json":
-            return pl.read_csv(path, infer_schema_length=None)
+            return results.read_table(path)
         found = json.loads(path.read_text())
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise UserError(f"{path} is not a readable table ({error}); remove it and run again") from error

@@ -97,10 +97,10 @@ def best_of(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
 def paired_p_value(values_T: Any, others_T: Any) -> float:
     """Two-sided p-value of a paired permutation test (signs of the differences flipped) on the tasks' means.
 
-    Exact up to 13 tasks. With T tasks it cannot be below 2 / 2^T.
+    Exact up to 13 tasks. With T tasks it cannot be below 2 / 2^T, and so is 1 with one.
     """
     differences = np.asarray(values_T, dtype=np.float64) - np.asarray(others_T, dtype=np.float64)
-    if not differences.any():
+    if len(differences) < 2 or not differences.any():
         return 1.0
     found = permutation_test(
         (differences,), np.mean, permutation_type="samples", n_resamples=_RESAMPLES, rng=np.random.default_rng(0)
@@ -141,7 +141,9 @@ def compared(
     n_tasks = len(values[leader])
     if (least := min(1, len(pairs) * 2 / 2**n_tasks)) >= 1 - confidence:
         tests = "a paired test" if len(pairs) == 1 else f"{len(pairs)} paired tests, corrected for their number,"
-        sentences.append(f"Over {n_tasks} tasks no difference could be: the least p-value of {tests} is {least:.2g}.")
+        sentences.append(
+            f"Over {n_tasks} task{'s' * (n_tasks > 1)} no difference could be: the least p-value of {tests} is {least:.2g}."
+        )
     return Comparison("some" if beaten else "none", sentences)
 
 

@@ -31,7 +31,9 @@ class RlvrSettings(Settings):
     @model_validator(mode="after")
     def _checkpoints_exist(self) -> "RlvrSettings":
         if not self.checkpoints or sorted(set(self.checkpoints)) != self.checkpoints:
-            raise ValueError("checkpoints must be a rising list of steps")
+            raise ValueError("`checkpoints` must be a rising list of steps")
         if self.checkpoints[-1] != self.steps or self.checkpoints[0] < 1:
-            raise ValueError(f"the last checkpoint must be the last step ({self.steps}), the first at least 1")
+            raise ValueError(
+                f"`checkpoints` must end with the last step, {self.steps}, and begin at 1 or later; it is {self.checkpoints}"
+            )
         return self

@@ -14,7 +14,7 @@ from expert_tail import artifacts
 from expert_tail.errors import UserError
 from expert_tail.evaluator.evaluator import Candidate, Evaluator
 from expert_tail.evaluator.settings import EvaluatorSettings
-from expert_tail.policy.draw import Draw, prompts_of
+from expert_tail.policy.draw import Draw, prompts_of, refusing_what_is_not_finite
 from expert_tail.policy.engine import chosen_engine, engine_of_policy
 from expert_tail.policy.load import Policy, add_lora, load_policy, save_adapter
 from expert_tail.policy.settings import LoraSettings, PromptSettings, RuntimeSettings
@@ -65,7 +65,7 @@ def run(
         )
         done = processes.from_first(partial(_to_go_on_after, steps, rlvr))
         if done:
-            log(f"rlvr_train: going on after step {done - 1}, as {steps.folder} holds it")
+            log(f"rlvr_train: going on after {done} of {rlvr.steps} steps, as {steps.folder} holds it")
         trained = add_lora(load_policy(policy, runtime), lora, rlvr.seed)
         parameters = [p for p in trained.model.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(parameters, lr=rlvr.learning_rate)
@@ -83,16 +83,17 @@ def run(
                 advance(done)
             for step in range(done, rlvr.steps):
                 batch = _batch(chosen, rlvr, step)
-                draws = draw_together(
-                    processes,
-                    engine,
-                    batch,
-                    rlvr.rollouts_per_task,
-                    prompt,
-                    temperature=rlvr.temperature,
-                    max_tokens=rlvr.max_tokens,
-                    seed=(rlvr.seed, step),
-                )
+                with refusing_what_is_not_finite(f"rlvr_train step {step}", "lower `rlvr.lr`"):
+                    draws = draw_together(
+                        processes,
+                        engine,
+                        batch,
+                        rlvr.rollouts_per_task,
+                        prompt,
+                        temperature=rlvr.temperature,
+                        max_tokens=rlvr.max_tokens,
+                        seed=(rlvr.seed, step),
+                    )
                 rows = processes.from_first(partial(_rewarded, step, draws, judge, reward))
                 update = importance_sampling_step(
                     trained.model,

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from expert_tail import artifacts
-from expert_tail.policy.draw import draw
+from expert_tail.policy.draw import draw, refusing_what_is_not_finite
 from expert_tail.policy.engine import chosen_engine, engine_of_checkpoint
 from expert_tail.policy.settings import PromptSettings, RuntimeSettings
 from expert_tail.progress import progress
@@ -30,16 +30,17 @@ def run(
         progress(f"sampling {subset} seed {seed}", len(chosen) * sampling.k) as advance,
     ):
         began = time.monotonic()
-        draws = draw(
-            engine,
-            chosen,
-            sampling.k,
-            prompt,
-            temperature=sampling.temperature,
-            max_tokens=sampling.max_tokens,
-            seed=(seed,),
-            advance=advance,
-        )
+        with refusing_what_is_not_finite(str(adapter or policy), "its weights are damaged, or training has diverged"):
+            draws = draw(
+                engine,
+                chosen,
+                sampling.k,
+                prompt,
+                temperature=sampling.temperature,
+                max_tokens=sampling.max_tokens,
+                seed=(seed,),
+                advance=advance,
+            )
         spent = {"seconds": str(time.monotonic() - began), "computed_tokens": str(engine.computed_tokens)}
     rows = [
         {

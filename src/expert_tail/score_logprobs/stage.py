@@ -1,5 +1,6 @@
 """Score a samples artifact under a checkpoint."""
 
+import math
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from expert_tail import artifacts
+from expert_tail.errors import UserError
 from expert_tail.policy.counting import counted_tokens
 from expert_tail.policy.load import load_policy
 from expert_tail.policy.logprobs import packed_passes
@@ -52,7 +54,7 @@ def score(
 ) -> Scores:
     """The log-probs of every sample of an artifact under a checkpoint.
 
-    `scorer` is what the rows call the checkpoint (left out: its own name).
+    `scorer` is what the rows call the checkpoint (left out: its own name). Raises `UserError` where one is not finite.
     """
     subset = artifacts.notes(samples)["subset"]
     rows = artifacts.read(samples, "samples", ["task_id", "seed", "sample", "token_ids"]).to_pylist()
@@ -78,6 +80,12 @@ def score(
     result = []
     for row in rows:
         nll, n_tokens = -sum(row["logprobs"]), len(row["token_ids"])
+        if not math.isfinite(nll):
+            where = ", ".join(f"{key} {row[key]}" for key in ("task_id", "seed", "sample"))
+            raise UserError(
+                f"{samples}, {where}: its log-probs under {adapter or policy} are not finite; the weights are damaged, "
+                f"training has diverged, or `policy.dtype` ({runtime.dtype}) is too narrow for them"
+            )
         scored = {key: row[key] for key in ("task_id", "seed", "sample")}
         scored |= {"scorer": scorer or loaded.checkpoint, "nll": nll, "nll_mean": nll / n_tokens, "n_tokens": n_tokens}
         result.append((scored, row["logprobs"]))

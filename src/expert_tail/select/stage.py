@@ -28,7 +28,7 @@ def run(settings: SelectSettings, evaluations: Path, logprobs: Path, tasks: Path
     scores = load(logprobs, "logprobs", [*KEYS, "nll", "nll_mean"])
     joined = join_samples(verdicts, evaluations, scores, logprobs)
     _check_correct(joined, evaluations, "speedup", pl.col("speedup").is_finite())
-    _check_correct(joined, logprobs, SURPRISAL[settings.surprisal], pl.col(SURPRISAL[settings.surprisal]).is_not_nan())
+    _check_correct(joined, logprobs, SURPRISAL[settings.surprisal], pl.col(SURPRISAL[settings.surprisal]).is_finite())
     if absent := sorted(set(wanted_ids) - set(joined["task_id"].unique())):
         raise ArtifactError(f"{evaluations} has no samples of task {absent[0]}; {AGAIN}")
 

@@ -5,7 +5,7 @@ Nothing here imports torch: tasks are source text until something runs them.
 
 from expert_tail.tasks.level1 import LEVEL1, level1, render
 from expert_tail.tasks.render import SCALES, Scale, Workload
-from expert_tail.tasks.suite import TRAIN, files_of, load_suite, split, split_of
+from expert_tail.tasks.suite import TRAIN, files_of, load_suite, split
 from expert_tail.tasks.task import Task, TaskError
 
 __all__ = [
@@ -21,5 +21,4 @@ __all__ = [
     "load_suite",
     "render",
     "split",
-    "split_of",
 ]

@@ -198,11 +198,6 @@ def _problem_of_row(row: Mapping[str, Any], origin: str) -> _Problem:
     return _Problem(f"{origin} ({row['name']})", row["level"], row["problem_id"], row["name"], row["code"])
 
 
-def split_of(task_id: int, subsets: Mapping[str, Iterable[int]]) -> str:
-    """The subset that evaluates a task, or `train` where none does."""
-    return _owners(subsets).get(task_id, TRAIN)
-
-
 def split(tasks: Iterable[Task], subsets: Mapping[str, Iterable[int]]) -> dict[int, str]:
     """Every task's id with its subset: the subsets together are the evaluation tasks, all others are `train`."""
     owners = _owners(subsets)

@@ -4,6 +4,7 @@ What only the next update needs is kept of the last two steps: if something else
 """
 
 import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -102,15 +103,20 @@ def run_digest(stage: str, *parts: BaseModel | Path | str) -> str:
     texts = [code_digest(stage, without=["evaluator"])]
     for part in parts:
         if isinstance(part, Path):
-            texts.append(hashlib.sha256(_contents(part).read_bytes()).hexdigest())
+            texts.append(hashlib.sha256(_contents(part)).hexdigest())
         else:
             texts.append(part if isinstance(part, str) else part.model_dump_json())
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
-def _contents(path: Path) -> Path:
+def _contents(path: Path) -> bytes:
+    """What makes a difference: of a policy its files, of an artifact its rows; not when and where they were made."""
     named = [path / name for name in ("provenance.json", "adapter_model.safetensors")]
     found = path if path.is_file() else next((file for file in named if file.exists()), None)
     if found is None:
         raise UserError(f"{path} is not there, or holds neither a policy nor an adapter; run what makes it")
-    return found
+    if found.name == "provenance.json":
+        return json.dumps(json.loads(found.read_text())["files"], sort_keys=True).encode()
+    if found.suffix == ".parquet":
+        return json.dumps(artifacts.read(found, "tasks").to_pylist()).encode()
+    return found.read_bytes()
