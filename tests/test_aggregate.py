@@ -59,7 +59,7 @@ class World:
                 samples.append(blank("samples", **named, n_tokens=10))
                 timing = {"speedup": speedup, "speedup_low": low, "speedup_high": speedup * 1.1, "roofline_ms": 0.5}
                 timing |= {"kernel_ms": 6 / speedup, "baseline_ms": 6.0} if speedup else {}
-                evaluations.append(blank("evaluations", **named, status=status, **timing))
+                evaluations.append(blank("evaluations", **named, status=status, evaluator="one", **timing))
                 logprobs.append(key | {"scorer": "base", "nll": nll, "nll_mean": nll / 10, "n_tokens": 10})
         for kind, rows in (("samples", samples), ("evaluations", evaluations), ("logprobs", logprobs)):
             artifacts.write(self.path(kind, subset, seed), kind, rows)

@@ -1,6 +1,8 @@
 """The command line itself: what cannot be written or is not there is said in one line, without a traceback."""
 
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -70,3 +72,20 @@ def test_memory_that_runs_out_is_said_in_a_line_with_advice(smollm2: Path, tmp_p
     assert "Unable to allocate" in done.stderr
     assert "out of memory: `policy.shards` divides" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_work_that_is_stopped_says_so_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "candidate.py").write_text("import time\ntime.sleep(60)\n")
+    command = [sys.executable, "-m", "expert_tail", "evaluate", "--task=20", f"--candidate={tmp_path / 'candidate.py'}"]
+    environment = os.environ | {"EXPERT_TAIL_CACHE": str(tmp_path / "cache")}
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr
+        assert process.stderr.readline()  # it has begun
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert said.strip() == (
+        "expert-tail evaluate: stopped; what is finished is kept, and the same command goes on from there"
+    )

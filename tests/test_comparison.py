@@ -12,7 +12,7 @@ from adaptation_artifacts import write_probe, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm, spearmanr, wilcoxon
-from test_aggregate import NAMES, World, blank, correct, wrong
+from test_aggregate import NAMES, World, blank, correct, edit, wrong
 
 from expert_tail import artifacts
 from expert_tail.adapt.settings import AdaptationSettings
@@ -399,6 +399,23 @@ def test_prompts_are_counted_with_the_policys_tokenizer(smollm2: Path, tmp_path:
     expected = len(prompt_tokens(tokenizer, source, PromptSettings(examples=1))) + 10
     assert world.statistics["sets"]["one"]["compute"]["student_tokens"] == 2 * expected
     assert world.one(4, method="best-of-n", k=2)["tokens"] == 2 * expected
+
+
+def test_two_evaluators_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world = Compared(tmp_path)
+    for seed in (42, 43):
+        world.add("one", seed, ONE[seed])
+        world.add("two", seed, TWO[seed])
+    world.train({0: [0, 1], 1: [2, 4]})
+    world.adapt({name: RUNS[name] for name in ("batch-42", "batch-43", "moved")})
+    assert world.compare() == 0
+    assert "another evaluator" not in capsys.readouterr().err
+    assert {row["same_evaluator"] for row in world.rows(10, subset="one") if row["run"]} == {1}
+    edit("evaluations", 43, lambda t: t.with_columns(evaluator=pl.lit("other")))(world)
+    assert world.compare() == 0
+    assert "WARNING: another evaluator than that of the samples judged batch-42, batch-43" in capsys.readouterr().err
+    for number in (10, 11, 12):
+        assert {row["same_evaluator"] for row in world.rows(number, subset="one") if row["run"]} == {0}
 
 
 # --- rates ---------------------------------------------------------------------------------------------------------

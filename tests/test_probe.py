@@ -1,6 +1,7 @@
 """Probes of checkpoints, and the tables of adaptation: against plain passes, SciPy and hand calculation."""
 
 import csv
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,33 @@ def test_probe_is_the_surprisal_under_the_checkpoint(smollm2: Path, tmp_path: Pa
     noted = artifacts.notes(tmp_path / "probe.parquet")
     assert float(noted["seconds"]) > 0
     assert len(prompt) < int(noted["computed_tokens"]) < len(prompt) + sum(map(len, tokens))  # a duplicate costs none
+
+
+def test_a_policy_whose_logprobs_are_no_numbers_is_named(
+    smollm2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tasks(TaskSettings(subsets={"one": [5]}), tmp_path / "tasks.parquet")
+    policy = add_lora(load_policy(smollm2, RUNTIME), LoraSettings(rank=4), seed=1)
+    with torch.no_grad():
+        next(weight for name, weight in policy.model.named_parameters() if "lora_B" in name).fill_(torch.nan)
+    save_adapter(policy, tmp_path / "step=3")
+    write_samples(tmp_path / "seed=42.parquet", [[1, 2]])
+    given = [f"--tasks={tmp_path / 'tasks.parquet'}", f"--adapter={tmp_path / 'step=3'}", f"--policy={smollm2}"]
+    given += ["--prompt.examples=0", "--policy.device=cpu"]
+    scored, sampled = tmp_path / "scored.parquet", tmp_path / "sampled.parquet"
+    assert main(["score_logprobs", *given, f"--samples={tmp_path / 'seed=42.parquet'}", f"--output={scored}"]) == 1
+    said = capsys.readouterr().err
+    assert (
+        f"seed=42.parquet, task_id 5, seed 42, sample 0: its log-probs under {tmp_path / 'step=3'} are not finite"
+        in said
+    )
+    sampling = ["--sampling.k=2", "--sampling.max_tokens=4", "--subset=one", "--seed=1"]
+    assert main(["sample_k64", *given, *sampling, f"--output={sampled}"]) == 1
+    assert re.search(
+        rf"{tmp_path / 'step=3'}: the policy's logits are not finite .*damaged, or training", capsys.readouterr().err
+    )
+    assert not scored.exists()
+    assert not sampled.exists()
 
 
 def write_samples(path: Path, tokens: list[list[int]]) -> None:
