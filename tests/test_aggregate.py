@@ -220,6 +220,7 @@ def test_table3_by_hand(world: World) -> None:
     row = only(table, subset="one", task_id=4, strategy="surprisal-guided")
     assert (row["fast_1"], row["speedup"], row["pick_nll"], row["pick_nll_mean"]) == (1, 3.0, 5.0, 0.5)
     assert row["speedup_std"] == pytest.approx(np.std([4, 2], ddof=1), rel=1e-4)
+    assert row["speedup_high"] == pytest.approx(3.0 * 1.1, rel=1e-4)
     assert (row["n_samples"], row["n_correct"], row["n_distinct_correct"], row["n_seeds"]) == (8, 7, 3, 2)
     # Top-3 ties with it at 4 and 2; the oracle does not compete.
     won = table.filter((pl.col("task_id") == 4) & (pl.col("won") == 1))["strategy"].to_list()

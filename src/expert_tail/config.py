@@ -21,6 +21,7 @@ from expert_tail.sample_k64.settings import SampleRuns
 from expert_tail.select.settings import SelectSettings
 from expert_tail.settings import Settings, nearest
 from expert_tail.tasks.settings import TaskSettings
+from expert_tail.tasks.suite import BUILT_IN
 from expert_tail.time_experts.settings import HeadroomSettings
 
 
@@ -47,6 +48,23 @@ class Config(Settings):
     comparison: ComparisonSettings = Field(
         ComparisonSettings(), description="sampling, selection and adaptation side by side, over more tasks"
     )
+
+    @model_validator(mode="after")
+    def _tasks_exist(self) -> "Config":
+        """Of the built-in suite, which is known before anything runs."""
+        suite = self.tasks.source
+        if suite not in BUILT_IN:
+            return self
+        known = {task.task_id for task in BUILT_IN[suite](self.tasks.scale)}
+        runs = self.adaptation.runs
+        named = {f"tasks.subsets.{name}": ids for name, ids in self.tasks.subsets.items()}
+        named |= {f"adaptation.runs.{name}.task": [runs[name].task or min(known)] for name in self.adaptation.wanted}
+        for key, ids in (named | {"null_audit.tasks": self.null_audit.tasks}).items():
+            if absent := sorted(set(ids) - known):
+                raise ValueError(
+                    f"`{key}` names task {absent[0]}, which {suite} does not have: it has {min(known)} to {max(known)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _subsets_exist(self) -> "Config":

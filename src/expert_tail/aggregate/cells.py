@@ -137,6 +137,10 @@ def _with_surprisal(
     surprisal = (
         picked.join(scored, on=KEYS, how="left")
         .group_by(key)
-        .agg(pick_nll=pl.col("nll").mean(), pick_nll_mean=pl.col("nll_mean").mean())
+        .agg(
+            pl.col("speedup_low", "speedup_high").mean(),
+            pick_nll=pl.col("nll").mean(),
+            pick_nll_mean=pl.col("nll_mean").mean(),
+        )
     )
     return chosen.join(surprisal, on=key, how="left").select(pl.lit(subset).alias("subset"), pl.all())

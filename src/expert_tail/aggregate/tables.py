@@ -98,7 +98,8 @@ def headline(picks: pl.DataFrame, samples: pl.DataFrame, names: pl.DataFrame) ->
     Values are means over seeds. won is 1 for the strategy of the highest speedup (shared in a tie) among those that
     do not time every sample (empty for the oracle), and the share of tasks won in the rows `all`. best_speedup is the
     highest there was to pick. n_samples and n_correct count over all seeds; n_distinct_correct counts their different
-    correct candidates. pick_nll is the surprisal of the pick, empty where no sample was correct.
+    correct candidates. pick_nll is the surprisal of the pick, empty where no sample was correct; speedup_low and
+    speedup_high are the ends of its measured interval, in the rows of tasks alone.
     """
     per_task = samples.group_by(TASK).agg(
         n_samples=pl.len(),
@@ -108,10 +109,11 @@ def headline(picks: pl.DataFrame, samples: pl.DataFrame, names: pl.DataFrame) ->
     best = samples.group_by(CELL).agg(pl.col("speedup").max()).group_by(TASK).agg(best_speedup=pl.col("speedup").mean())
     values = ["fast_1", "fast_1_confident", "speedup"]
     averaged = ["evaluations_used", "pick_nll", "pick_nll_mean"]
+    ends = ["speedup_low", "speedup_high"]
     contender = pl.when(pl.col("strategy") != ORACLE).then(pl.col("speedup"))
     rows = (
         picks.group_by([*TASK, "strategy"])
-        .agg(pl.col([*values, *averaged]).mean(), pl.col(values).std().name.suffix("_std"), n_seeds=pl.len())
+        .agg(pl.col([*values, *averaged, *ends]).mean(), pl.col(values).std().name.suffix("_std"), n_seeds=pl.len())
         .with_columns(won=((contender == contender.max().over(TASK)) & (contender > 0)).cast(pl.Float64))
         .join(names, on="task_id", how="left")
         .join(per_task, on=TASK, how="left")
@@ -133,7 +135,7 @@ def headline(picks: pl.DataFrame, samples: pl.DataFrame, names: pl.DataFrame) ->
     table = pl.concat([rows, means], how="diagonal_relaxed").with_columns(_rank("strategy"))
     columns = [*TASK, "name", "headroom", "strategy"]
     columns += [column for value in values for column in (value, f"{value}_std")]
-    columns += ["won", "best_speedup", "evaluations_used", "pick_nll", "pick_nll_mean"]
+    columns += [*ends, "won", "best_speedup", "evaluations_used", "pick_nll", "pick_nll_mean"]
     columns += ["n_seeds", "n_samples", "n_correct", "n_distinct_correct"]
     return table.sort("subset", "task_id", "rank", nulls_last=True).select(columns)
 
