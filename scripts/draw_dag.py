@@ -32,7 +32,8 @@ def main() -> None:
     shown = sorted(set(names.values()) - set(LEFT_OUT))
     lines = [f'"{name}" [color="{colour_of(name)}"]' for name in shown]
     lines += [f'"{one}" -> "{other}"' for one, other in sorted(arrows) if one != other and {one, other} <= set(shown)]
-    style = 'rankdir=LR; ranksep=0.35; nodesep=0.15; node [shape=box, style=rounded, fontname="sans", fontsize=11, penwidth=2];'
+    style = "rankdir=LR; ranksep=0.35; nodesep=0.15; "
+    style += 'node [shape=box, style=rounded, fontname="sans", fontsize=11, penwidth=2];'
     reduced = run(["tred"], f"digraph dag {{ {style} edge [color=grey, penwidth=1.5]; {'; '.join(lines)} }}")
     (ROOT / "docs/dag.svg").write_text(run(["dot", "-Tsvg"], reduced))
 

@@ -30,7 +30,9 @@ _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 when it did what was asked, 1 on a failure the user can act on, 2 on bad arguments, 130 after Ctrl-C."""
+    """Run the command line; 0 when it did what was asked, 1 on a failure that the user can act on, 2 on bad arguments, 130 after
+    Ctrl-C.
+    """
     given = _parser().parse_args(arguments)
     try:
         if given.processes > 1 and "RANK" not in os.environ:

@@ -3,10 +3,11 @@
 `samples` has one row a sample: subset, task_id, seed, sample, status, speedup (0 unless correct), speedup_low,
 speedup_high, kernel_ms, baseline_ms, roofline_ms, fast_1 and fast_1_confident (booleans), candidate (64-bit hash),
 n_tokens. `picks` has one row per subset, task, seed and strategy: fast_1, fast_1_confident, speedup,
-evaluations_used, pick_nll and pick_nll_mean (null where nothing was picked). Both are complete grids: every task of a
-subset has every seed. `names` has a task's name and headroom: winnable, not winnable or unknown. Rates are fractions in 0..1, surprisal is in nats. In column names `_std` is the standard
-deviation over seeds of the mean over tasks (empty with one seed), `_low` and `_high` bound the interval of the
-configured confidence (see `statistics`).
+evaluations_used, and of the pick speedup_low, speedup_high, pick_nll and pick_nll_mean (null where nothing was picked).
+Both are complete grids: every task of a subset has every seed. `names` has a task's name and headroom: winnable, not
+winnable or unknown. Rates are fractions in 0..1, surprisal is in nats. In column names `_std` is the standard deviation
+over seeds of the mean over tasks (empty with one seed), `_low` and `_high` bound the interval of the configured
+confidence (see `statistics`).
 """
 
 from collections.abc import Iterable, Iterator

@@ -92,8 +92,8 @@ def packed_passes(
 ) -> Iterator[PackedPass]:
     """Log-probs of completions, one forward pass at a time.
 
-    Passes come in an order of their own; every completion is in exactly one of all processes' passes. Until the loop ends the model's attention is
-    the tree's: inside it call `backward()`, no other forward of `model`.
+    Passes come in an order of their own; every completion is in exactly one of all processes' passes. Until the loop ends
+    the model's attention is the tree's: inside it call `backward()`, no other forward of `model`.
 
     Args:
         model: a causal LM, or one wrapped by PEFT with LoRA. Its dropout applies in training mode.

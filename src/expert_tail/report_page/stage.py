@@ -59,8 +59,9 @@ def run(
 
     `config` is the run's whole configuration (YAML). The four lists of artifacts have one file per subset and seed,
     …/SUBSET/seed=N.parquet; the first subset is the one that the page begins with. `headroom` marks tasks, and may be
-    empty, like `adaptation`: rollouts and evaluations of the steps of runs, …/RUN/step=N/NAME.parquet. `tables` (CSV, JSON) and `figures` (SVG) are shown in their order, with the caption of the same name
-    (reStructuredText), if there is one. Raises `ArtifactError` or `UserError` where a file is missing, damaged or does not fit.
+    empty, like `adaptation`: rollouts and evaluations of the steps of runs, …/RUN/step=N/NAME.parquet. `tables` (CSV, JSON)
+    and `figures` (SVG) are shown in their order, with the caption of the same name (reStructuredText), if there is one.
+    Raises `ArtifactError` or `UserError` where a file is missing, damaged or does not fit.
     """
     configuration = _configuration(config)
     drawn, picks, notes = _load_cells(samples, evaluations, logprobs, selections)

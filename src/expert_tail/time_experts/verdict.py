@@ -1,10 +1,9 @@
 """Is there anything to be won? Pure.
 
-| verdict | when |
-|---|---|
-| winnable | an expert's speedup is confidently above 1 + margin: the lower end of its 95 % interval is |
-| not winnable | no expert's is, and either the ceiling leaves no more than the margin, or the reference takes at most 1 + slack of the floor: what merely moving its data, or its products at the measured peak, take |
-| unknown | all else: no expert that we have wins, but there is room for one |
+- winnable: an expert's speedup is confidently above 1 + margin: the lower end of its 95 % interval is.
+- not winnable: no expert's is, and either the ceiling leaves no more than the margin, or the reference takes at most
+  1 + slack of the floor: what merely moving its data, or its products at the measured peak, take.
+- unknown: all else. No expert that we have wins, but there is room for one.
 
 Winnable is a measurement. Not winnable is one, too, in the second case: it says that plain copying is no faster, not that
 physics forbids it.
