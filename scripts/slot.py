@@ -34,6 +34,7 @@ MIB = 2**20
 PART = "kept.tar.gz."
 UTILISATION = "artifacts/gpu/utilisation.csv"
 BY_RULE = "results/gpu_by_rule.csv"
+GRACE_S = 10  # for Snakemake to end its jobs
 # What is kept of a run, most important first; a file goes where the first pattern fits it. Weights of the policy and
 # compiled kernels are made again.
 KEPT = [
@@ -146,7 +147,7 @@ def make(command: Sequence[str], environment: dict[str, str], deadline: float) -
         process.wait(left)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         print(f"time is up: {command[-1]} goes on in the next slot", flush=True)
-        for number, grace_s in ((signal.SIGINT, 10), (signal.SIGKILL, 5)):
+        for number, grace_s in ((signal.SIGINT, GRACE_S), (signal.SIGKILL, 5)):
             os.killpg(process.pid, number)
             try:
                 process.wait(grace_s)

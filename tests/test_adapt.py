@@ -180,6 +180,7 @@ def test_killed_run_goes_on_and_writes_what_an_uninterrupted_one_writes(
         assert losses[0] == pytest.approx(losses[1], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_self_distillation_scores_in_hindsight_and_a_longer_run_goes_on(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,6 +236,7 @@ def test_two_processes_make_one_run_and_go_on_with_it(
     assert account["teacher_tokens"] > 0
 
 
+@pytest.mark.slow
 def test_single_task_penalised_entropic_run(world: World, tmp_path: Path) -> None:
     output = tmp_path / "isolated"
     world.adapt(output, subset=None, task=5, objective="entropic", steps=2, kl_penalty=0.1, reward="speedup")

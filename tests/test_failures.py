@@ -75,6 +75,7 @@ def test_full_disk_is_one_line_and_leaves_what_is_there(tmp_path: Path, disks: C
     assert artifacts.read(disk.seen / "artifacts/second.parquet", "tasks").num_rows == 100
 
 
+@pytest.mark.slow
 def test_training_goes_on_once_a_full_disk_has_room(
     tmp_path: Path, disks: Callable[[Path, str], Disk], smollm2: Path
 ) -> None:

@@ -81,7 +81,7 @@ def work(
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-@pytest.mark.parametrize("shards", [1, 2], ids=["whole", "divided"])
+@pytest.mark.parametrize("shards", [pytest.param(1, id="whole"), pytest.param(2, id="divided", marks=pytest.mark.slow)])
 def test_two_processes_draw_and_update_like_one(folder: Path, tmp_path: Path, shards: int, device: str) -> None:
     if device == "cuda" and torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")

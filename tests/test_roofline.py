@@ -326,6 +326,7 @@ def custom(forward: str) -> Task:
     )
 
 
+@pytest.mark.slow
 def test_views_are_possible_and_new_values_are_not(forge: Forge) -> None:
     slowly = "x.double().sin().sin().sin().sin().float() * 0 + {}"  # the reference takes its time, so that it refutes nothing
     forge(1e15)

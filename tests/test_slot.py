@@ -117,7 +117,8 @@ except KeyboardInterrupt:
     assert (tmp_path / "told").exists()
 
 
-def test_work_that_does_not_end_is_made_to(tmp_path: Path) -> None:
+def test_work_that_does_not_end_is_made_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slot, "GRACE_S", 1)
     stubborn = f"""
 import os, pathlib, signal, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
