@@ -86,6 +86,4 @@ def test_work_that_is_stopped_says_so_in_a_line(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         said = process.stderr.read()
     assert process.returncode == 130
-    assert said.strip() == (
-        "expert-tail evaluate: stopped; what is finished is kept, and the same command goes on from there"
-    )
+    assert said.strip() == ("expert-tail evaluate: stopped; what is finished is kept, so run the same command again")

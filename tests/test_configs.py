@@ -130,10 +130,12 @@ def test_the_key_to_change_is_named_and_no_section_is_printed() -> None:
         ({"tasks": {"subsets": {"one": [4, 555]}}}, "tasks.subsets.one"),
         ({"null_audit": {"tasks": [555]}}, "null_audit.tasks"),
         ({"adaptation": {"runs": {"x": {"task": 555, "steps": 1, "rollouts": 2}}}}, "adaptation.runs.x.task"),
+        ({"tasks": {"subsets": {"one": [0, 4]}}}, "tasks.subsets.one"),
+        ({"adaptation": {"runs": {"x": {"task": 0, "steps": 1, "rollouts": 2}}}}, "adaptation.runs.x.task"),
     ],
 )
 def test_tasks_that_the_suite_does_not_have_are_refused_before_anything_runs(values: dict[str, Any], key: str) -> None:
-    with pytest.raises(UserError, match=rf"^`{key}` names task 555, which level1 does not have: it has 1 to 100$"):
+    with pytest.raises(UserError, match=rf"^`{key}` names task (0|555), which level1 does not have: it has 1 to 100$"):
         parse_config(values)
     theirs = {"tasks": {"source": "mine.parquet", "subsets": {"one": [4, 555]}}, "sampling": {"subsets": ["one"]}}
     parse_config(values | theirs)

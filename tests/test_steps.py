@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from expert_tail import artifacts
+from expert_tail.errors import UserError
 from expert_tail.training.steps import run_digest
 
 TASK = {"task_id": 1, "name": "one", "level": 1, "split": "train", "reference_source": "pass"}
@@ -41,3 +43,10 @@ def test_a_policy_is_its_files(tmp_path: Path) -> None:
     assert run_digest("rlvr_train", policy(tmp_path / "b", fetched_at="2026-02-02")) == first
     other = {"model.safetensors": {"sha256": "cd", "bytes": 1}}
     assert run_digest("rlvr_train", policy(tmp_path / "c", files=other)) != first
+
+
+@pytest.mark.parametrize("text", ["", '{"files": {', "{}", "[]"])
+def test_a_damaged_provenance_is_named(tmp_path: Path, text: str) -> None:
+    (policy(tmp_path / "a") / "provenance.json").write_text(text)
+    with pytest.raises(UserError, match=r"a/provenance\.json is damaged .*remove the folder"):
+        run_digest("rlvr_train", tmp_path / "a")

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _discard_output()
         return 1
     except KeyboardInterrupt:
-        log(f"expert-tail {given.command}: stopped; what is finished is kept, and the same command goes on from there")
+        log(f"expert-tail {given.command}: stopped; what is finished is kept, so run the same command again")
         return 128 + signal.SIGINT
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:

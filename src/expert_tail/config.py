@@ -56,10 +56,12 @@ class Config(Settings):
         if suite not in BUILT_IN:
             return self
         known = {task.task_id for task in BUILT_IN[suite](self.tasks.scale)}
-        runs = self.adaptation.runs
         named = {f"tasks.subsets.{name}": ids for name, ids in self.tasks.subsets.items()}
-        named |= {f"adaptation.runs.{name}.task": [runs[name].task or min(known)] for name in self.adaptation.wanted}
-        for key, ids in (named | {"null_audit.tasks": self.null_audit.tasks}).items():
+        named["null_audit.tasks"] = self.null_audit.tasks
+        for name in self.adaptation.wanted:
+            if (task := self.adaptation.runs[name].task) is not None:
+                named[f"adaptation.runs.{name}.task"] = [task]
+        for key, ids in named.items():
             if absent := sorted(set(ids) - known):
                 raise ValueError(
                     f"`{key}` names task {absent[0]}, which {suite} does not have: it has {min(known)} to {max(known)}"

@@ -116,7 +116,10 @@ def _contents(path: Path) -> bytes:
     if found is None:
         raise UserError(f"{path} is not there, or holds neither a policy nor an adapter; run what makes it")
     if found.name == "provenance.json":
-        return json.dumps(json.loads(found.read_text())["files"], sort_keys=True).encode()
+        try:
+            return json.dumps(json.loads(found.read_text())["files"], sort_keys=True).encode()
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{found} is damaged ({error!r}); remove the folder and run again what made it") from error
     if found.suffix == ".parquet":
         return json.dumps(artifacts.read(found, "tasks").to_pylist()).encode()
     return found.read_bytes()
