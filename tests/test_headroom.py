@@ -173,7 +173,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     expert(experts, "forward_body", 12, "return A[:, None] * B\n")
     expert(experts, "forward_body", 5, "def forward(self, A, s):\n    return A * s\n")
     expert(experts, "forward_body", 47, "return x\n")
-    evaluator = EvaluatorSettings(min_pairs=12, max_pairs=12, protocol="paper")
+    evaluator = EvaluatorSettings(min_pairs=12, max_pairs=48, protocol="paper")  # more where neighbours disturb it
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EXPERT_TAIL_CACHE", str(folder / "cache"))
         stage.run(SETTINGS, evaluator, folder / "tasks.parquet", experts, "one", folder / "one.parquet")
